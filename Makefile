@@ -1,4 +1,4 @@
-# Everything runs in .venv, which `make setup` makes; a target needs nothing but Python 3.11-3.13, make and a shell.
+# Everything runs in .venv, which `make setup` creates. A target needs only Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-next browser up down status send look topic revision remove-example env logs \
     lint lock contracts bench-events bench-foreign faults figures
@@ -19,22 +19,22 @@ EVENT_LANE += tests/e2e/water/test_approvals.py # example
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
 
-setup: $(READY) ## make .venv from requirements.lock (the other targets do it when needed)
+setup: $(READY) ## create .venv from requirements.lock (the other targets do this when needed)
 
 $(READY): requirements.lock stack/uv.lock
 	@sh stack/setup.sh
 
-demo: $(READY) ## start everything, send messages, show what happens; EXIT=1 stops at the end
+demo: $(READY) ## start everything, send messages, show the outcome of each; EXIT=1 stops everything at the end
 	@$(PYTHON) -m stack demo $(if $(EXIT),--exit)
 
-test: $(READY) browser ## run all tests, by three workers; ARGS="-k claims" selects, ARGS="-n 0 --pdb" debugs
+test: $(READY) browser ## run the tests, on three workers; ARGS="-k claims" selects, ARGS="-n 0 --pdb" debugs
 	@$(WORKERS_AGREE) $(PYTHON) -m pytest $(WORKERS) $(ARGS)
 
 test-fast: $(READY) ## run the unit and Dag tests, in two to three minutes
 	@$(WORKERS_AGREE) $(PYTHON) -m pytest $(WORKERS) tests/unit tests/dags $(ARGS)
 
-test-next: .venv-next/setup.stamp ## run unit, Dag and event-lane tests on the next Airflow; FAST=1 leaves the lane out
-	@# Not those of the image, which carries the released Airflow.
+test-next: .venv-next/setup.stamp ## run unit, Dag and event-lane tests on the next Airflow version; FAST=1 omits the event lane
+	@# Without the tests of the image, which contains the released Airflow.
 	@$(WORKERS_AGREE) .venv-next/bin/python -m pytest $(WORKERS) tests/unit tests/dags \
 	    --ignore tests/unit/astro $(ARGS)
 	@$(if $(FAST),,.venv-next/bin/python -m pytest --durations=10 $(EVENT_LANE) $(ARGS))
@@ -42,7 +42,7 @@ test-next: .venv-next/setup.stamp ## run unit, Dag and event-lane tests on the n
 .venv-next/setup.stamp: $(READY) requirements.lock stack/next.txt
 	@sh stack/setup_next.sh
 
-browser: ## install Debian's chromium for the tests of pages, if it is missing and this is root on Debian
+browser: ## install chromium for the tests of pages, if it is missing; only as root on Debian
 	@sh stack/browser.sh
 
 up: $(READY) ## start the local stack and wait until it is ready
@@ -51,15 +51,15 @@ up: $(READY) ## start the local stack and wait until it is ready
 down: $(READY) ## stop the local stack; the data stays
 	@$(PYTHON) -m stack down
 
-status: $(READY) ## show what runs and where; JSON=1 prints one JSON object, passwords included
+status: $(READY) ## show the services and their addresses; JSON=1 prints one JSON object, passwords included
 	@$(PYTHON) -m stack status $(if $(JSON),--json)
 
-env: $(READY) ## print the running stack's variables for a shell: eval "$(make -s env)"
+env: $(READY) ## print the environment variables of the running stack, for eval "$(make -s env)"
 	@$(PYTHON) -m stack env
 
 # Values reach the shell as variables, so that they may contain quotes.
 send: $(READY) ## send a file to a topic: TOPIC=orders FILE=orders.jsonl (- is stdin); KEY= HEADERS="a: 1" COUNT= PARTITION= CHECK=0
-	@test -n "$$TOPIC" && test -n "$$FILE" || { echo 'which? make send TOPIC=name FILE=messages.jsonl' >&2; exit 2; }
+	@test -n "$$TOPIC" && test -n "$$FILE" || { echo 'give a topic and a file: make send TOPIC=name FILE=messages.jsonl' >&2; exit 2; }
 	@$(PYTHON) -m stack run $(PYTHON) -m include.streams send $(if $(KEY),--key "$$KEY") \
 	    $(if $(HEADERS),--headers "$$HEADERS") $(if $(COUNT),--count "$$COUNT") \
 	    $(if $(PARTITION),--partition "$$PARTITION") $(if $(filter 0,$(CHECK)),--no-check) -- "$$TOPIC" "$$FILE"
@@ -69,23 +69,23 @@ look: $(READY) ## show consumers, landed topics, Dag runs and alarms; TOPIC= CON
 	    $(if $(CONSUMER),--consumer "$$CONSUMER") $(if $(HOURS),--hours "$$HOURS") $(if $(JSON),--json) \
 	    $(if $(WATCH),--watch)
 
-# What the command line gives; a variable of the shell, such as NAME in some, is not meant.
+# Only variables of the command line: some shells set a variable NAME.
 TOPIC_OPTIONS := NAME FROM SCHEMA TOPIC LANE SHAPE PACKAGE KEY ID TYPE FIELDS
 given = $(foreach name,$(1),$(if $(findstring command,$(origin $(name))),--$(name) "$$$(name)"))
 
-topic: $(READY) ## write a topic of your own: NAME=orders.placed FROM=orders.jsonl; `make topic` alone lists all options
+topic: $(READY) ## write all files of a new topic: NAME=orders.placed FROM=orders.jsonl; without arguments, list all options
 	@$(if $(findstring command,$(origin TOPIC)),$(PYTHON) -m stack run )$(PYTHON) -m scaffold topic $(call given,$(TOPIC_OPTIONS))
 
-revision: $(READY) ## write the revision that creates new tables of a package: PACKAGE=shop
+revision: $(READY) ## write the Alembic revision that creates a package's new tables: PACKAGE=shop
 	@$(PYTHON) -m scaffold revision $(call given,PACKAGE)
 
-remove-example: $(READY) ## remove the example and all that belongs to it; FORCE=1 also with uncommitted changes
+remove-example: $(READY) ## remove the example and all files that belong to it; FORCE=1 also with uncommitted changes
 	@$(PYTHON) -m scaffold remove-example $(if $(FORCE),--force)
 
-logs: $(READY) ## follow the logs; S=kafka chooses one service
+logs: $(READY) ## follow the logs; S=kafka selects one service
 	@$(PYTHON) -m stack logs $(S)
 
-lint: $(READY) ## ruff (check and format), pyright on what is no test and no Dag, import contracts
+lint: $(READY) ## run ruff (check and format), pyright (without tests and Dags) and import-linter
 	@status=0; for check in "ruff check" "ruff format --check" pyright lint-imports; do \
 	    echo "$$check"; .venv/bin/$$check || status=1; done; exit $$status
 
@@ -97,37 +97,37 @@ lock: $(READY) ## resolve all dependencies again and rewrite the lock files
 contracts: $(READY) ## rewrite the JSON Schemas in contracts/ from the topics' contracts
 	@$(PYTHON) -m include.streams.contracts write
 
-bench-events: $(READY) ## the event lane beside the provider's triggers, a plain consumer and plain Dag runs
+bench-events: $(READY) ## compare the event lane with the provider's triggers, a plain consumer and plain Dag runs
 	@$(PYTHON) -m benchmarks.events $(ARGS)
 
-bench-foreign: $(READY) ## set-based validation of a foreign contract beside an own contract
+bench-foreign: $(READY) ## compare the set-based validation of a foreign contract with that of a plain contract
 	@$(PYTHON) -m benchmarks.foreign $(ARGS)
 
-faults: $(READY) ## kill everything under load, count what is lost or done twice; ARGS="--lane shared-stream" tests the provider's trigger instead
+faults: $(READY) ## test the event lane: kill processes under load, count lost messages and repeated effects; ARGS="--lane shared-stream" tests the provider's trigger
 	@$(PYTHON) -m benchmarks.faults $(ARGS)
 
 # A command contains quotes.
-figures: $(READY) ## write docs/figures.md and the README's tables from the output of benchmarks: LOGS="events.log ..."
+figures: $(READY) ## write docs/figures.md and the README's tables from benchmark output: LOGS="events.log ..."
 	@$(PYTHON) -m benchmarks.figures $(if $(COMMAND),--command "$$COMMAND") $(if $(COMMIT),--commit "$$COMMIT") $(LOGS)
 
 # example: begin
 .PHONY: bench-batch freshness eval-triage bench-age bench-noisy faults-batch
 
-bench-batch: $(READY) ## the standard lane: landing, data tasks beside bare DuckDB, freshness
+bench-batch: $(READY) ## measure the standard lane: landing, data tasks compared with DuckDB alone, freshness
 	@$(PYTHON) -m benchmarks.water.batch $(ARGS)
 
-freshness: $(READY) ## from a record to its aggregate; ARGS="--commit-seconds 2" sets the sink's commit interval
+freshness: $(READY) ## measure the time from a record to its aggregate; ARGS="--commit-seconds 2" sets the sink's commit interval
 	@$(PYTHON) -m benchmarks.water.freshness $(ARGS)
 
-eval-triage: $(READY) ## triage against labelled requests and attacks; ARGS="--engine llm" asks the model
+eval-triage: $(READY) ## measure triage on labeled requests and attacks; ARGS="--engine llm" uses the model
 	@$(PYTHON) -m benchmarks.water.eval_triage $(ARGS)
 
-bench-age: $(READY) ## what a lane costs after a year of data, beside the first day; ARGS="--help" lists smaller sizes
+bench-age: $(READY) ## compare the cost of a lane after a year of data with the first day; ARGS="--help" lists smaller sizes
 	@$(PYTHON) -m benchmarks.water.age $(ARGS)
 
-bench-noisy: $(READY) ## how long an alert waits while thousands of requests wait for runs of their own
+bench-noisy: $(READY) ## measure how long an alert waits while thousands of requests wait for runs of their own
 	@$(PYTHON) -m benchmarks.water.noisy $(ARGS)
 
-faults-batch: $(READY) ## the standard lane: kill around every commit, take services away, compare with what was sent
+faults-batch: $(READY) ## test the standard lane: kill processes around every commit, stop services, compare the result with the sent readings
 	@$(PYTHON) -m benchmarks.water.faults_batch $(ARGS)
 # example: end

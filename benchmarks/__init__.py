@@ -1,1 +1,1 @@
-"""Commands that measure, each on a local stack of its own: `make bench-events`, `make faults`."""
+"""Benchmarks and fault tests, each on a separate local stack: `make bench-events`, `make faults`, ..."""

@@ -1,18 +1,18 @@
 """`make bench-events`: compares the event lane with the provider's triggers and with two lower limits.
 
-In one run, each lane in turn is measured: the latency of a single message (from the broker's timestamp until another
-session sees its effect), and a burst.
+It measures each lane in turn: the latency of a single message (from the broker's timestamp until another session sees
+its effect), and the rate of a burst.
 
 - ours, per message: the two shapes of this project, with a row as effect.
-- stock, shared stream: the two triggers of the Kafka provider, with the same effect. Messages that they lose or join
-  are counted.
-- floor: a Dag of one task with the same effect, triggered through the REST API: the time that Airflow itself needs.
+- stock, shared stream: the two triggers of the Kafka provider, with the same effect. Messages that they lose or
+  coalesce are counted.
+- floor: a Dag of one task with the same effect, triggered through the REST API. It shows the time that Airflow needs.
 
 With the example there are two more lanes: its own Dag (`alerts`; a burst is done when its outbox is empty), and the
 same inbox, effect and outbox in processes without Airflow (`plain`, the second lower limit).
 
-Then the same with a long history, without the extra indexes of Airflow's database, with a listener, and under sustained
-load. Prints tables and, as the last line, one JSON object.
+Then it measures with a long history, without the extra indexes of Airflow's database, with a listener, and under
+sustained load. It prints tables and, as the last line, one JSON object.
 """
 
 import argparse
@@ -271,7 +271,7 @@ def summarize(
 
 
 def per_message_ratios(figures: Figures, suffix: str, name: str) -> dict[str, float | None]:
-    """One Dag run per message beside runs triggered through the REST API."""
+    """One Dag run per message, compared with runs triggered through the REST API."""
     ours, floor = "per message" + suffix, "floor" + suffix
     return {
         f"per_message_ratio_vs_floor{name}": _ratio(figures.rate(ours), figures.rate(floor)),

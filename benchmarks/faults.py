@@ -3,15 +3,15 @@
 Messages are sent in bursts, to a chunked consumer and to a consumer with one Dag run per message: good messages, bad
 messages, and odd records of every kind that a broker accepts. Three parts on one stack:
 
-1. Faults that kill no process of the project: a dead-letter topic refuses, the webhook is away, a foreign member joins
+1. Faults that kill no process of the project: a dead-letter topic refuses, the webhook is down, a foreign member joins
    each consumer group, committed offsets are moved to the end, a transaction stays open.
 2. kill -9 of the triggerer, the scheduler, claiming tasks, handling tasks (tasks of a single message right before and
    right after their transaction) and the broker; ended and silent database connections; everything at once.
-3. All claims fail under traffic, to count the Dag runs that are created in vain.
+3. All claims fail under traffic. The Dag runs that are created meanwhile are counted.
 
 Afterwards every message is looked up: good messages among the effects (a table without a unique key), bad messages in
 the dead-letter topics, by topic, partition and offset. `longest_wait_seconds` is the longest time that a good message
-waited between broker and effect in parts 1 and 2, without partitions that a fault itself concerned;
+waited between broker and effect in parts 1 and 2, without partitions that a fault itself affected;
 `longest_wait_without_kills_seconds` is the same for part 1, `longest_waits` the same by fault and topic. With the
 example, its requests and approvals are tested under faults of their own afterwards. Prints a table and, as the last
 line, one JSON object.
@@ -103,7 +103,7 @@ def wait_until_handled(bench: BenchStack, traffic: Traffic, timeout: float) -> N
 
 
 def without_kills(bench: BenchStack, traffic: Traffic, webhook: Webhook, minutes: float) -> list[str]:
-    """Part 1: each fault for some time, all of them while the webhook is away; returns the names of the faults."""
+    """Part 1: each fault for some time, all of them while the webhook is down; returns the names of the faults."""
     traffic.part = WITHOUT_KILLS
     others: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
         "refused dead letters": lambda: faults_outside.refused_dead_letters(bench),
@@ -115,7 +115,7 @@ def without_kills(bench: BenchStack, traffic: Traffic, webhook: Webhook, minutes
     seconds = min(FAULT_SECONDS, 60 * minutes / len(others))
     with traffic.steady(QUIET_BURST, QUIET_PAUSE_SECONDS):
         with faults_outside.absent_webhook(webhook):
-            say(f"the webhook is away for {minutes:g} minutes")
+            say(f"the webhook is down for {minutes:g} minutes")
             for name, fault in others.items():
                 say(f"{name} for {seconds:.0f} s; {traffic.sent} sent")
                 traffic.fault = name

@@ -41,13 +41,13 @@ _HISTORY = "with {history:,} old keys and runs"
 
 SECTIONS = {
     "bench-events": Section(
-        "The event lane, beside the provider's triggers and beside Airflow alone",
+        "The event lane, compared with the provider's triggers and with Airflow alone",
         "A single message: the median of the time from the broker's timestamp until its effect (one row) can be seen. "
-        "A burst: from the first message sent to the last effect. The rate of Dag runs differs by up to a third from "
-        "measurement to measurement.",
+        "A burst: from the first message sent to the last effect. The rate of Dag runs differs by up to a third "
+        "between measurements.",
         (
             Table(
-                ("lane", "a single message", "messages a second in a burst"),
+                ("lane", "a single message", "messages per second in a burst"),
                 (
                     _lane("this project, chunked (bursts of {burst_size:,})", "ours"),
                     _lane("this project, one Dag run per message", "per message"),
@@ -72,14 +72,14 @@ SECTIONS = {
                 ),
             ),
             Table(
-                ("messages that arrive together", "joined, or left for the next message", "seen by no run"),
+                ("messages that arrive together", "coalesced, or left for the next message", "seen by no run"),
                 (
                     ("the stock trigger", "{stock_joined:,}", "{stock_lost:,}"),
                     ("the shared stream", "{shared_stream_joined:,}", "{shared_stream_lost:,}"),
                 ),
             ),
             Table(
-                ("{sustained_messages:,} messages at once", "messages a second"),
+                ("{sustained_messages:,} messages at once", "messages per second"),
                 (
                     ("`raise_alerts`", "{sustained_per_s:rate}"),
                     ("`raise_alerts`, with a webhook that answers", "{sustained_with_receiver_per_s:rate}"),
@@ -90,8 +90,8 @@ SECTIONS = {
     ),
     "faults": Section(
         "The event lane under faults",
-        "Each message is looked for from outside. The longest wait is that of a good message, between broker and "
-        "effect; partitions that a fault itself concerned are left out.",
+        "The benchmark searches for the effect or the dead letter of each message. The longest wait is that of a valid "
+        "message, from the broker's timestamp until its effect; partitions that a fault itself affected are left out.",
         (
             Table(
                 _FIGURE,
@@ -103,8 +103,8 @@ SECTIONS = {
                     ("faults", "{faults:,}"),
                     ("lost", "{lost:,}"),
                     ("handled twice", "{twice:,}"),
-                    ("joined into a run of several", "{joined:,}"),
-                    ("bad messages, and their dead letters", "{planted_bad:,}, {dead_lettered:,}"),
+                    ("coalesced into a run with other messages", "{joined:,}"),
+                    ("invalid messages, and their dead letters", "{planted_bad:,}, {dead_lettered:,}"),
                     ("webhook requests, lost", "{requests_to_the_webhook:,}, {requests_lost:,}"),
                     ("longest wait, faults that kill nothing", "{longest_wait_without_kills_seconds:.0f} s"),
                     ("longest wait, all faults", "{longest_wait_seconds:.0f} s"),
@@ -122,14 +122,14 @@ SECTIONS = {
         ),
     ),
     "bench-batch": Section(
-        "The standard lane, beside DuckDB alone",
+        "The standard lane, compared with DuckDB alone",
         "DuckDB alone: one process that reads the landed files, drops duplicates and writes the same tables, without "
         "claims, contracts, dead letters or commits.",
         (
             Table(
                 _FIGURE,
                 (
-                    ("records landed a second, by Kafka Connect's Iceberg sink", "{landing_records_per_s:,}"),
+                    ("records landed per second, by Kafka Connect's Iceberg sink", "{landing_records_per_s:,}"),
                     ("{readings:,} readings become clean rows, hourly flows and nights", "{run_seconds:.1f} s"),
                     ("of it, the tasks that DuckDB does too", "{data_tasks_seconds:.1f} s"),
                     ("of it, imports", "{imports_seconds:.1f} s"),
@@ -151,7 +151,7 @@ SECTIONS = {
         "Readings are sent one by one.",
         (
             Table(
-                ("commit interval of the sink", "median", "95th percentile", "a run, besides its tasks"),
+                ("commit interval of the sink", "median", "95th percentile", "a run, without its tasks"),
                 (
                     (
                         "{commit_seconds} s",
@@ -166,8 +166,8 @@ SECTIONS = {
     ),
     "faults-batch": Section(
         "The standard lane under faults",
-        "Each reading is looked for in the clean table, each bad one among the dead letters, and each hour is compared "
-        "with one computed in one go from what was sent.",
+        "Each valid reading must be in the clean table, and each invalid reading in the dead letters. Each hour is "
+        "compared with the hour that is computed from all sent readings at once.",
         (
             Table(
                 _FIGURE,
@@ -184,7 +184,7 @@ SECTIONS = {
         ),
     ),
     "bench-age": Section(
-        "After a year of data, beside the first day",
+        "After a year of data, compared with the first day",
         "A ratio of 1 means that old data costs nothing.",
         (
             Table(
@@ -203,7 +203,7 @@ SECTIONS = {
                 ),
             ),
             Table(
-                ("size of what is old", "rows or files"),
+                ("old data", "rows or files"),
                 (
                     ("files of the landing table", "{files:,}"),
                     ("snapshots of the landing table", "{snapshots:,}"),
@@ -233,18 +233,18 @@ SECTIONS = {
         ),
     ),
     "bench-foreign": Section(
-        "Validation of a foreign contract, beside an own contract",
+        "Validation of a foreign contract, compared with a plain contract",
         "Both contracts check the same fields of the same flat messages. Documents are nested, and six values of each "
         "are picked.",
         (
             Table(
                 _FIGURE,
                 (
-                    ("own contract, messages a second", "{own:,}"),
-                    ("foreign contract, messages a second", "{foreign:,}"),
-                    ("foreign / own", "{ratio:.2f}"),
-                    ("foreign contract, documents of {document_bytes:,} bytes a second", "{documents:,}"),
-                    ("the same documents a second, by the parser alone", "{documents_parsed:,}"),
+                    ("plain contract, messages per second", "{own:,}"),
+                    ("foreign contract, messages per second", "{foreign:,}"),
+                    ("foreign / plain", "{ratio:.2f}"),
+                    ("foreign contract, documents of {document_bytes:,} bytes per second", "{documents:,}"),
+                    ("the same documents per second, by the parser alone", "{documents_parsed:,}"),
                 ),
             ),
         ),
@@ -297,7 +297,7 @@ README = {
         ("", "stock trigger", "shared stream", "this project"),
         (
             (
-                "messages a second in a burst",
+                "messages per second in a burst",
                 "{events[burst_per_second][stock]:rate}",
                 "{events[burst_per_second][shared stream]:rate}",
                 (
@@ -318,12 +318,15 @@ README = {
             ),
             (
                 "messages that arrive together",
-                ("joined into one run, or left for the next message", "; {events[stock_lost]:,} were seen by no run"),
-                ("the same", "; {events[shared_stream_joined]:,} were joined or left"),
+                (
+                    "coalesced into one run, or left for the next message",
+                    "; {events[stock_lost]:,} were seen by no run",
+                ),
+                ("the same", "; {events[shared_stream_joined]:,} were coalesced or left"),
                 "each is handled once",
             ),
             (
-                "processes are killed, services are away",
+                "processes are killed, services are unavailable",
                 "messages that the trigger has committed but not yet reported are lost",
                 (
                     "messages are delivered again, and may have a second effect",
@@ -345,14 +348,14 @@ README = {
     "standard lane": Table(
         ("standard lane", ""),
         (
-            ("records landed a second, by Kafka Connect's Iceberg sink", "{batch[landing_records_per_s]:,}"),
+            ("records landed per second, by Kafka Connect's Iceberg sink", "{batch[landing_records_per_s]:,}"),
             (
                 "{batch[readings]:,} landed readings become clean rows, hourly flows and nights",
                 ("{batch[run_seconds]:.0f} s", " (the same data tasks in DuckDB alone: {batch[duckdb_seconds]:.1f} s)"),
             ),
             ("from a reading to its hour in the table of flows, median", "{batch[freshness_p50_s]:.0f} s"),
             (
-                "processes are killed, services are away",
+                "processes are killed, services are unavailable",
                 "{faults_batch[lost]} lost and {faults_batch[twice]} twice, of {faults_batch[sent]:,} readings under "
                 "{faults_batch[faults]} faults; every hour is right",
             ),

@@ -37,14 +37,14 @@ HEAD = """\
 
 <!-- Written by `make figures` from figures.json; do not edit this page. -->
 
-This page holds all figures that a benchmark prints. Other pages link to it. Each figure has the command that measures
-it; the last line of the command's output is a JSON object with these figures and more. To measure again, run the
-command, and then `make figures LOGS="FILE..."` with its saved output.
+This page has the figures of the benchmarks, each with the command that measures it. Other pages link to it. The last
+line of a command's output is a JSON object with these figures and more. To measure again, run the command, and then
+`make figures LOGS="FILE..."` with its saved output.
 
-The local stack, Airflow and the benchmark share the cores of the machine. Figures of different days or machines do not
-compare well; figures of one run do.
+The local stack, Airflow and the benchmark share the cores of the machine. Compare only figures of the same run, because
+figures of different days or machines differ.
 
-A figure that was measured once, for one decision, stands only where the decision is explained.
+A figure that was measured once, for one decision, is only on the page that explains the decision.
 """
 
 

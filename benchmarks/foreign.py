@@ -1,14 +1,16 @@
-"""The set-based validation of a foreign contract, beside an own contract over the same messages.
+"""Compares the set-based validation of a foreign contract with that of a plain contract, over the same messages.
 
     python -m benchmarks.foreign [--messages 400000] [--documents 6000]
 
-Messages: small and flat. Both contracts check the same fields; the own contract also checks that there are no others.
-Documents: nested, about 9 kB each, of which six values are picked. They are compared with the contract's parser, which
-reads one document after the other. No services are needed. The last line is a JSON object.
+Messages are small and flat. Both contracts check the same fields; the plain contract also checks that there are no
+others. Documents are nested, about 9 kB each, and six values of each are picked; their set-based validation is compared
+with the contract's parser, which reads one document after the other. No services are needed. The last line is a JSON
+object.
 
-- own, foreign: messages a second; the median of RUNS runs, each like a task: validated in a set, into a Parquet file.
+- own (the plain contract), foreign: messages per second; the median of RUNS runs. Each run does the work of a task: it
+  validates the messages as a set and writes them to a Parquet file.
 - ratio: foreign / own.
-- documents, documents_parsed: documents a second, by the fast path and by the parser.
+- documents, documents_parsed: documents per second, by the fast path and by the parser.
 """
 
 from __future__ import annotations

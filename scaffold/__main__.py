@@ -15,13 +15,13 @@ OPTIONS = ("NAME", "FROM", "SCHEMA", "TOPIC", "LANE", "SHAPE", "PACKAGE", "KEY",
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scaffold", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    topic = commands.add_parser("topic", help="write all that a topic needs")
+    topic = commands.add_parser("topic", help="write all files of a new topic")
     for option in OPTIONS:
         topic.add_argument(f"--{option}")
-    revision = commands.add_parser("revision", help="write a revision for tables that have none")
+    revision = commands.add_parser("revision", help="write the Alembic revision of tables that have none")
     revision.add_argument("--PACKAGE", required=True)
-    removal = commands.add_parser("remove-example", help="remove include/water and all that belongs to it")
-    removal.add_argument("--force", action="store_true", help="also with changes that are not committed")
+    removal = commands.add_parser("remove-example", help="remove include/water and all files that belong to it")
+    removal.add_argument("--force", action="store_true", help="also with uncommitted changes")
     options = parser.parse_args(arguments)
     try:
         lines = _run(options)

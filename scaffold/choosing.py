@@ -180,7 +180,7 @@ def _by_type(
         else:
             odd += 1
     if not found:
-        raise Refused(f"TYPE={by.name}: no sample has a type of letters, digits and '_.:/-' there; name another field")
+        raise Refused(f"TYPE={by.name}: in no sample is it a text of letters, digits and '_.:/-'; name another field")
     counts = Counter({kind: len(some) for kind, some in found.items()})
     dropped = [str(kind) for kind, _ in counts.most_common()[MAX_TYPES:]]
     if dropped:
@@ -246,10 +246,10 @@ def _check_id(samples: Sequence[Sample], found: Observed) -> None:
     for number, sample in enumerate(samples, start=1):
         value = value_of(sample, found.source)
         if not isinstance(value, str | int) or isinstance(value, bool):
-            raise Refused(f"ID={found.name}: sample {number} has no text and no whole number there; name another field")
+            raise Refused(f"ID={found.name}: it is no text and no whole number in sample {number}; name another field")
         if not 1 <= len(str(value)) <= 250:
             raise Refused(
-                f"ID={found.name}: sample {number} has a text of {len(str(value))} characters there, at most 250"
+                f"ID={found.name}: it has {len(str(value))} characters in sample {number}; at most 250 are allowed"
             )
         other, earlier = first.setdefault(str(value), (number, sample))
         if earlier.document != sample.document:
@@ -268,7 +268,7 @@ def _key(
         for found in seen.values():
             values = [value_of(sample, found.source) for sample in samples]
             if all(isinstance(v, str | int) and str(v) == key for v, key in zip(values, keys, strict=True)):
-                notes.append(f"key: {found.name}, which the keys of all {len(samples)} samples are; KEY= names another")
+                notes.append(f"key: {found.name}, which is the key of all {len(samples)} samples; KEY= names another")
                 return found
     if is_own:
         notes.append(f"key: {id_seen.name}, the id; KEY= names another, such as the customer whose messages keep order")
@@ -294,7 +294,7 @@ def _picked(
                     " and ".join(sorted(found.others)) or "only null" if not found.values else "values of several types"
                 )
                 raise Refused(
-                    f"FIELDS={name}: is {what} in the samples; name texts, numbers, true or false. For lists, see "
+                    f"FIELDS={name}: found {what} in the samples; name texts, numbers, true or false. For lists, see "
                     "docs/your-own-topic.md"
                 )
         return {kind: _present(wishes.fields, some, seen, first) for kind, some in kinds.items()}
@@ -367,7 +367,9 @@ class _Fields:
             self.names[name] = field_name(seen.source, set(self.names.values()))
         kind = guess(seen.values, is_id=name in self._first, schema=self._schemas.get(name))
         if kind is None:
-            raise Refused(f"{name}: no type of a contract takes all its values; leave it out, or name others")
+            raise Refused(
+                f"{name}: its values fit no type of a contract; leave it out of FIELDS=, or name other fields"
+            )
         present = sum(value_of(sample, seen.source) is not None for sample in samples)
         is_required = present == len(samples) and not self._schemas.get(name, {}).get("nullable")
         return Field(self.names[name], seen.source, kind, is_required, (present, len(samples)))
@@ -382,7 +384,7 @@ def _check_required(what: str, found: Observed | None, contracts: Sequence[Picke
                     f"{what}={found.name}: only {present} of {of} samples have it; name a field that all have"
                 )
             if found is not None and each.source == found.source and each.guess.python not in ("str", "int"):
-                raise Refused(f"{what}={found.name}: is a {each.guess.name}; name a text or a whole number")
+                raise Refused(f"{what}={found.name}: it is a {each.guess.name}; name a text or a whole number")
 
 
 def _event_time(contracts: Sequence[Picked]) -> str | None:

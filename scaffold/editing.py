@@ -105,7 +105,7 @@ def _with_definition(source: str, text: str) -> str:
 
 
 def _lists(node: ast.stmt) -> bool:
-    """Whether a statement lists definitions that stand above it, or runs the module."""
+    """Whether a statement lists definitions above it, or runs the module."""
     if isinstance(node, ast.If):
         return True
     if not isinstance(node, ast.Assign):
@@ -127,11 +127,11 @@ def _extended(source: str, part: Part, path: str) -> str:
             return source
     if ast.dump(old) == ast.dump(part.node):
         return source
-    raise Refused(f"{path} already has {part.name}, and it is another one; give another NAME or PACKAGE")
+    raise Refused(f"{path} already has a different {part.name}; give another NAME or PACKAGE")
 
 
 def _additions(source: str, old: ast.expr, new: ast.expr, of_new: str) -> Iterator[tuple[int, str]]:
-    """(place, text) of what an expression lacks of another one of the same form, which stands in `of_new`."""
+    """(place, text) of the parts of `new`, an expression in the source `of_new`, that `old` lacks."""
     known = ast.dump(old)
 
     def text_of(node: ast.expr) -> str:
@@ -161,7 +161,7 @@ def _additions(source: str, old: ast.expr, new: ast.expr, of_new: str) -> Iterat
                 text = f"{keyword.arg}={text_of(keyword.value)}"
                 yield _in_front_of_the_end(source, old, text, bool(old.args or old.keywords))
     elif isinstance(old, ast.Name) and isinstance(new, ast.Tuple):
-        # A tuple that stands elsewhere: `consumers=CONSUMERS`.
+        # A tuple that is defined elsewhere: `consumers=CONSUMERS`.
         start, end = _span(source, old)
         yield start, "(*"
         yield end, f", {', '.join(map(text_of, new.elts))})"

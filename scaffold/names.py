@@ -94,10 +94,12 @@ def names_of(topic: str, package: str | None, lane: str, root: Path) -> Names:
     first = re.split(r"[._-]", topic)[0]
     package = package or snake(first)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", package) or keyword.iskeyword(package):
-        raise Refused(f"PACKAGE={package}: a package has small letters, digits and '_'; give another with PACKAGE=")
+        raise Refused(
+            f"PACKAGE={package}: a package's name has lower-case letters, digits and '_'; give another with PACKAGE="
+        )
     taken = {path.name for path in (root / "include" / "streams").iterdir()} | {"streams", "project"}
     if package in taken:
-        raise Refused(f"package {package}: the library has this name; give another with PACKAGE=")
+        raise Refused(f"package {package}: a folder of the library has this name; give another with PACKAGE=")
     stem = snake(topic)
     rest = stem.removeprefix(f"{package}_")
     stem = rest if rest and not rest[0].isdigit() else stem
@@ -105,7 +107,9 @@ def names_of(topic: str, package: str | None, lane: str, root: Path) -> Names:
         # Names in the database have 63 characters, with a prefix and a suffix.
         stem = snake(stem.partition("_")[2])
     if len(f"{package}_{stem}") > MAX_WHOLE:
-        raise Refused(f"NAME={topic}: its parts get too long names; give a shorter package with PACKAGE=")
+        raise Refused(
+            f"NAME={topic}: names that are derived from it would be too long; give a shorter package with PACKAGE="
+        )
     if stem in MODULES or stem in dir(builtins) or keyword.iskeyword(stem):
         stem = f"{stem}_topic"
     return Names(topic, package, stem, lane, _simulators(root / "include" / package))

@@ -26,7 +26,7 @@ class Observed:
         source: Where it is.
         order: Its place among all fields, by first appearance.
         values: Its values that are not null, one for each sample that has one.
-        others: What else stands at its place in a sample: "list" or "object".
+        others: What else is at its place in a sample: "list" or "object".
     """
 
     source: Source

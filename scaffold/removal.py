@@ -52,7 +52,7 @@ def remove_example(root: Path, *, is_forced: bool = False) -> list[str]:
         _remove(copy)
         changed = [path for path in copy.changed() if path.endswith(".py")]
         copy.tidy(changed)
-        copy.run("loading what is left", "python", "-c", "import include.project")
+        copy.run("loading the remaining project", "python", "-c", "import include.project")
         copy.run("updating contracts/", "python", "-m", "include.streams.contracts", "write")
         removed, changed = copy.removed(), copy.changed()
         copy.apply()
@@ -85,9 +85,7 @@ def _remove(copy: Trial) -> None:
     copy.write(BINDING, without_package(copy.read(BINDING) or "", EXAMPLE))
     theirs = [path for path in copy.paths() if path.endswith(".py") and _NAMES_IT.search(copy.read(path) or "")]
     if mixed := [path for path in theirs if _other_packages(copy.read(path) or "", copy)]:
-        raise Refused(
-            f"nothing was removed: {', '.join(mixed)} need the example and another package; change them first"
-        )
+        raise Refused(f"nothing was removed: {', '.join(mixed)} use the example and another package; change them first")
     for path in theirs:
         copy.remove(path)
 
@@ -149,7 +147,7 @@ def _report(removed: list[str], changed: list[str]) -> list[str]:
         *(f"  {count:4} in {folder}" for folder, count in sorted(counts.items())),
         f"changed {len(changed)}: {', '.join(changed)}",
         "",
-        "The pages in docs/ still show the example's names where they explain something.",
+        "The pages in docs/ still use names of the example in their explanations.",
         "The local stack keeps the example's topics and tables: `.venv/bin/python -m stack remove` deletes its data.",
         "Dependencies that only the example needs stay in pyproject.toml: altair, vl-convert-python.",
         "",

@@ -14,13 +14,13 @@ from scaffold.errors import Refused
 # How many messages of a topic are read, and how long that may take.
 MAX_READ = 300
 READ_SECONDS = 20.0
-# Of a file, so many are looked at.
+# The most messages of a file that are read.
 MAX_SAMPLES = 500
-# What is kept of a sample in the repository.
+# The most messages, and bytes, that are kept in the repository.
 MAX_KEPT = 30
 MAX_KEPT_BYTES = 1_000_000
 FORMAT = 'a line for each message, such as {"headers": {"X-Event": "push"}, "value": {...}}'
-# Both words name formats that a later release reads.
+# Formats that are not supported.
 OTHER_SCHEMAS = {".avsc": "Avro", ".proto": "Protobuf"}
 
 
@@ -29,7 +29,7 @@ class Sample:
     """One message whose value is a JSON object.
 
     Attributes:
-        text: The value, as it stands in the message.
+        text: The value, as it is in the message.
         document: The value, parsed.
         headers: The headers that are text; the last one of a name.
         key: The key, if it is text.

@@ -11,7 +11,7 @@ from typing import Any
 from scaffold.errors import Refused
 from scaffold.samples import OTHER_SCHEMAS, Sample
 
-# Documents with all members, as many as tell apart ids.
+# Documents with all members: enough to show which field is an id.
 DOCUMENTS = 6
 MAX_DEPTH = 8
 _FORMATS: dict[str, Callable[[int], str]] = {
@@ -39,15 +39,13 @@ def from_schema(path: Path) -> tuple[list[Sample], dict[str, dict[str, Any]]]:
         Refused: It is no JSON Schema of an object, or no samples can be made that keep it.
     """
     if other := OTHER_SCHEMAS.get(path.suffix):
-        raise Refused(
-            f"SCHEMA={path}: {other} comes with a later release; give JSON Schema, or a file of messages (FROM=)"
-        )
+        raise Refused(f"SCHEMA={path}: {other} is not supported; give a JSON Schema, or a file of messages (FROM=)")
     try:
         schema = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Refused(f"SCHEMA={path}: cannot be read as JSON ({error})") from None
     if not isinstance(schema, dict) or (isinstance(schema.get("type"), str) and schema.get("type") == "record"):
-        raise Refused(f"SCHEMA={path}: is no JSON Schema; Avro and Protobuf come with a later release")
+        raise Refused(f"SCHEMA={path}: it is no JSON Schema; Avro and Protobuf are not supported")
     branches = _Maker(schema, set()).branches()
     documents: list[dict[str, Any]] = []
     fields: dict[str, dict[str, Any]] = {}

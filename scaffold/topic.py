@@ -18,19 +18,24 @@ from scaffold.schemas import from_schema
 from scaffold.trial import Trial, trial
 
 USAGE = """\
-make topic learns from messages what a topic holds, and writes contract, consumer, effect, table, Dag and tests:
+make topic derives a contract from messages, and writes contract, consumer, effect, table, Dag and tests of a topic:
 
   make topic NAME=orders.placed FROM=orders.jsonl
   make topic NAME=github.webhooks FROM=sample.jsonl TYPE=header:X-GitHub-Event ID=header:X-GitHub-Delivery LANE=standard
 
-NAME=     the topic's name in Kafka; PACKAGE= the package that gets it (by default the first part of the name)
-FROM=     a file of messages, as for make send: values, or {"headers": {...}, "key": "...", "value": {...}}
-SCHEMA=   or a JSON Schema; TOPIC= or a topic that is on the running broker
-LANE=     event (a run for waiting messages, an effect for each) or standard (batches, through the lake)
-SHAPE=    of the event lane: chunked, or per_message (a Dag run for each message)
-ID= KEY= TYPE=   the field, or header:NAME, that is the id, the Kafka key, the type of a message
-FIELDS=   the fields to pick: "repository.full_name sender.login"
-docs/your-own-topic.md says more."""
+NAME=     the topic's name in Kafka
+PACKAGE=  its package in include/; default: the first part of the name
+FROM=     the messages: a file as for make send, of values or of {"headers": {...}, "key": "...", "value": {...}}
+SCHEMA=   instead of FROM=: a JSON Schema
+TOPIC=    instead of NAME= and FROM=: a topic on the running broker
+LANE=     event (default: an effect for each message) or standard (batches, through an Iceberg table)
+SHAPE=    only for LANE=event: chunked (default) or per_message (a Dag run for each message)
+ID=       the field with the event's id, or header:NAME
+KEY=      the field with the Kafka key
+TYPE=     the field with the type of a message, or header:NAME, if the topic has several types
+FIELDS=   the fields to pick, such as "repository.full_name sender.login"
+
+docs/your-own-topic.md explains the options."""
 LANES, SHAPES = ("event", "standard"), ("chunked", "per_message")
 # With fewer samples, guesses are weak.
 FEW = 10
@@ -102,9 +107,7 @@ def _checked(order: Order) -> str:
     if not name:
         raise Refused(f"give the topic's name with NAME=\n\n{USAGE}")
     if order.topic and order.name and order.name != order.topic:
-        raise Refused(
-            f"NAME={order.name} and TOPIC={order.topic} differ: leave NAME= out, it is the topic that is read"
-        )
+        raise Refused(f"NAME={order.name} and TOPIC={order.topic} differ: omit NAME=; it is the topic that is read")
     if not re.fullmatch(r"[a-zA-Z0-9._-]{1,200}", name) or not re.search(r"[a-zA-Z]", name):
         raise Refused(f"NAME={name}: a topic's name has letters, digits, '.', '_' and '-'")
     if order.lane not in LANES:
@@ -112,7 +115,7 @@ def _checked(order: Order) -> str:
     if order.shape is not None and order.shape not in SHAPES:
         raise Refused(f"SHAPE={order.shape}: chunked or per_message")
     if order.shape is not None and order.lane == "standard":
-        raise Refused(f"SHAPE={order.shape}: the standard lane has one shape; leave SHAPE= out, or take LANE=event")
+        raise Refused(f"SHAPE={order.shape}: only the event lane has shapes; omit SHAPE=, or use LANE=event")
     return name
 
 
@@ -160,7 +163,7 @@ def _input(order: Order) -> _Input:
         origin = Origin(f"{len(samples)} messages of {order.from_.name[-60:]}")
     notes = [f"{others} messages whose value is no JSON object were left out"] if others else []
     if len(samples) < FEW:
-        notes.append(f"only {len(samples)} messages were seen: more of them make better guesses")
+        notes.append(f"only {len(samples)} messages were read: more messages give better guesses")
     return _Input(samples, origin, {}, notes)
 
 
@@ -215,19 +218,19 @@ def _report(names: Names, choice: Choice, notes: list[str], written: list[str], 
     form = "a union of contracts" if choice.by else "a plain contract" if choice.is_own else "a foreign contract"
     look = {
         f"{package}/topics.py": f"{form}{f' ({kinds})' if kinds else ''}: check each comment `guess:`",
-        f"{package}/{names.stem}.py": "what is done with the messages: make it yours",
-        f"{package}/tables.py": f"its table; for a further table: make revision PACKAGE={names.package}",
+        f"{package}/{names.stem}.py": "the effect: change it to what your messages need",
+        f"{package}/tables.py": f"the table; after you have added a table: make revision PACKAGE={names.package}",
         f"dags/{folder}/{names.consumer}.py": "the Dag: its docstring is shown in Airflow",
     }
     if not given.schemas:
-        look[sample_path(names)] = "your messages, for tests and make demo: may they be committed?"
+        look[sample_path(names)] = "samples of your messages, for tests and make demo: check that they may be committed"
     width = max(map(len, look))
     if names.simulators != "simulators":
         notes = [*notes, f"the package has simulators of its own, so make demo does not run {names.simulators}.py"]
     return [
         f"wrote {len(written)} files for the topic {names.topic}, learned from {given.origin.text}:",
         *(f"  {path}" for path in written),
-        *(["", "chosen without being asked:", *(f"  {note}" for note in notes)] if notes else []),
+        *(["", "chosen by default:", *(f"  {note}" for note in notes)] if notes else []),
         "",
         "look at:",
         *(f"  {path:{width}}  {text}" for path, text in look.items()),
@@ -235,6 +238,6 @@ def _report(names: Names, choice: Choice, notes: list[str], written: list[str], 
         "next:",
         "  make lint test-fast",
         f"  make test ARGS=tests/integration/{names.package}",
-        "  make demo    sends messages like the samples, and accounts for each",
+        "  make demo    sends messages like the samples, and shows the outcome of each",
         f"  make up, then make send TOPIC={names.topic} FILE={sample_path(names)}, then make look",
     ]

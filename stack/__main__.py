@@ -18,23 +18,31 @@ KAFKA_CONNECTION = "AIRFLOW_CONN_KAFKA_DEFAULT"
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m stack", description="Real services on loopback, without Docker.")
-    parser.add_argument("--folder", type=Path, default=LOCAL, help="where state, data and logs are kept")
-    parser.add_argument("--services", default=",".join(SERVICES), help="comma-separated; default: %(default)s")
+    parser.add_argument("--folder", type=Path, default=LOCAL, help="the folder for state, data and logs")
+    parser.add_argument(
+        "--services", default=",".join(SERVICES), help="the services, separated by commas (default: %(default)s)"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start everything and wait until it is ready; safe to repeat")
     commands.add_parser("down", help="stop everything; the data stays")
     commands.add_parser("remove", help="stop everything and delete the data")
-    status = commands.add_parser("status", help="what runs, and at which address")
+    status = commands.add_parser("status", help="show the services and their addresses")
     status.add_argument("--json", action="store_true", help="print one JSON object, passwords included")
-    commands.add_parser("env", help="print the variables that reach the running services, passwords included")
+    commands.add_parser("env", help="print the environment variables for the running services, passwords included")
     run = commands.add_parser("run", help="run a command with the variables of `env`, if the stack is running")
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command and its arguments")
-    logs = commands.add_parser("logs", help="show the ends of the logs, and follow them")
-    logs.add_argument("service", nargs="?", help="one service or program; all by default")
-    logs.add_argument("--no-follow", action="store_true", help="print the end and stop")
+    logs = commands.add_parser("logs", help="show the last lines of the logs, and follow them")
+    logs.add_argument("service", nargs="?", help="one service or program (default: all)")
+    logs.add_argument("--no-follow", action="store_true", help="print the last lines and end")
     demo = commands.add_parser("demo", help="start everything, send messages, and show the outcome of each")
     demo.add_argument("--exit", action="store_true", help="stop everything at the end instead of waiting for Ctrl-C")
-    demo.add_argument("--for", dest="seconds", type=int, default=60, help="how long to send; default: %(default)s s")
+    demo.add_argument(
+        "--for",
+        dest="seconds",
+        type=int,
+        default=60,
+        help="how long messages are sent, in seconds (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     begin = time.monotonic()
 
@@ -90,7 +98,7 @@ def print_status(stack: Stack) -> None:
         print(f"{'Kafka Connect':15} {endpoints['connect']['url']}")
     if airflow := endpoints["airflow"]:
         print(f"{'Airflow':15} {airflow['url']} (user {airflow['username']}, password {airflow['password']})")
-    print("`make status JSON=1` prints all of it with the passwords")
+    print("`make status JSON=1` prints all addresses, with the passwords")
 
 
 def print_environment(stack: Stack) -> None:
@@ -117,12 +125,12 @@ def run_command(stack: Stack, words: list[str]) -> None:
         StackError: There is no command, or the stack is down and the shell has no connection to a broker of its own.
     """
     if not words:
-        raise StackError("which command? python -m stack run COMMAND ...")
+        raise StackError("give a command: python -m stack run COMMAND ...")
     if KAFKA_CONNECTION in os.environ:
         os.execvp(words[0], words)
     if not stack.is_running():
         raise StackError(
-            f"the stack is down; `make up` starts it. For a deployment, set {KAFKA_CONNECTION} and the others"
+            f"the stack is down; `make up` starts it. For a deployment, set {KAFKA_CONNECTION} and other connections"
         )
     os.execvpe(words[0], words, {**os.environ, **stack.environment()})
 

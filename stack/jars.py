@@ -214,7 +214,7 @@ def _fetch_one(context, cache: Path, coordinate: str, sha256: str) -> None:
     if (actual := _sha256(path)) != sha256:
         path.unlink(missing_ok=True)
         raise StackError(
-            f"{coordinate}: SHA-256 {actual} is not the locked one; run it again, and if the error stays, do not "
+            f"{coordinate}: SHA-256 {actual} is not the locked one; run it again, and if the error persists, do not "
             "trust the mirror of Maven Central"
         )
 

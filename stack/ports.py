@@ -53,7 +53,7 @@ def choose(state: State, name: str, report: Callable[[str], None]) -> int:
         if not wished.isdigit():
             raise StackError(f"{variable}={wished} is not a port number; correct it or unset it")
         if not is_free(int(wished)):
-            raise StackError(f"{variable}={wished} is in use by {holder(int(wished))}; end it or choose another")
+            raise StackError(f"{variable}={wished} is in use by {holder(int(wished))}; stop it or choose another port")
         port = int(wished)
     else:
         port = state.get(f"port.{name}")

@@ -219,7 +219,10 @@ def unprivileged_user() -> str | None:
             return pwd.getpwnam(name).pw_name
         except KeyError:
             continue
-    raise StackError("PostgreSQL does not run as root, and there is no user postgres or nobody; run this as a user")
+    raise StackError(
+        "PostgreSQL does not run as root, and there is no user postgres or nobody; run this command as a user other "
+        "than root"
+    )
 
 
 def _can_enter(folder: Path, user: str) -> bool:

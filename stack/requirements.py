@@ -49,11 +49,11 @@ IMAGE = {
 }
 
 HEADER = """\
-# What the Dags need beyond Astro Runtime. Written by `python -m stack.requirements` from pyproject.toml and
-# requirements.lock: change it there.
+# The packages that the Dags need in addition to Astro Runtime. Written by `python -m stack.requirements` from
+# pyproject.toml and requirements.lock: edit those files instead.
 """
 NEEDED = """
-# What these packages need. Not here: what the image carries for Airflow, which keeps the image's versions.
+# The dependencies of these packages. Not listed: packages that the image contains for Airflow.
 """
 
 

@@ -119,7 +119,7 @@ class Stack:
             self.report("the stack runs with other services or addresses: restarting it")
             self._stop_all()
         if ended := self.supervisor.end_leftovers():
-            self.report(f"ended processes that an earlier run left behind: {', '.join(ended)}")
+            self.report(f"stopped processes of an earlier run: {', '.join(ended)}")
         if (free := shutil.disk_usage(self.folder).free) < MIN_FREE_BYTES:
             raise StackError(
                 f"no disk space: {free >> 20} MB free in {self.folder}, {MIN_FREE_BYTES >> 20} MB needed; free some"
@@ -296,7 +296,7 @@ class Stack:
             except BlockingIOError:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
-                raise StackError(f"{holder} is at work on {self.folder}; wait for it, or end it") from None
+                raise StackError(f"{holder} is using {self.folder}; wait until it ends, or stop it") from None
             lock.truncate(0)
             lock.write(f"pid {os.getpid()} ({' '.join(sys.argv)[:100]})")
             lock.flush()

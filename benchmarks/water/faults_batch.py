@@ -1,4 +1,4 @@
-"""The standard lane under faults: readings land in object storage while processes are killed and services are away.
+"""The standard lane under faults: readings land in object storage while processes are killed and services are down.
 
 Some readings are late, some are sent twice, and some messages break their contract. Meters and producers have faults,
 too: clocks that run ahead, a meter that sends every second, random dates, an event id with other content, junk,

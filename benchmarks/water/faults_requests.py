@@ -1,8 +1,8 @@
 """The second part of `make faults`: the example's requests, decisions and approvals under faults.
 
-The project's own Dags run with these faults: the model's endpoint is away, slow, or answers rubbish, or the model tries
+The project's own Dags run with these faults: the model's endpoint is down, slow, or answers rubbish, or the model tries
 to do harm; people answer approvals twice, too late, or not at all; runs are cleared; tasks are killed right before and
-right after their transaction; the webhook's receiver is away. Afterwards every request must have one decision, every
+right after their transaction; the webhook's receiver is down. Afterwards every request must have one decision, every
 decision one work order, and every alert its webhook call. No action that needs a person's approval may have been
 executed without it.
 """

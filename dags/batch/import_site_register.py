@@ -5,9 +5,9 @@ Other programs drop CSV files of sites and customers below `register/incoming/` 
 them into rows of the tables `register_sites` and `register_customers`.
 
 **Starts** when there are files: the first task waits in the triggerer, without a worker. A run that has waited for 15
-minutes ends as skipped and the next run waits on, so that a cleared run gets its turn.
+minutes ends as skipped, so that a cleared run can start; the next run continues to wait.
 
-**Makes** for each file: a good file is applied in one transaction and moved below `register/archive/`. A bad file
+**Makes** for each file: a valid file is applied in one transaction and moved below `register/archive/`. An invalid file
 changes nothing and is moved below `register/rejected/`, with its report beside it and an alarm (`file_rejected`). A
 file adds rows, and replaces rows with the same id; if two files have rows with the same id, the file that was uploaded
 last wins. A run imports at most 100 files.

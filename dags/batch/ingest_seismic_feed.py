@@ -4,8 +4,8 @@
 The public earthquake feed of the USGS becomes messages on `seismic.events`: new events and revised events, each
 revision once.
 
-**Starts** every minute. A run reads the last day of the feed, so the next run makes up for a missed one. After an
-outage of more than a day, run it by hand with `feed` = `all_week` or `all_month`.
+**Starts** every minute. A run reads the last day of the feed, so the next run also reads what a failed run has missed.
+After an outage of more than a day, run it by hand with `feed` = `all_week` or `all_month`.
 
 **Makes** messages on `seismic.events`, keyed by the earthquake's id. A feature that breaks the contract is kept in
 `seismic.events.dlq`. When there is nothing new, the tasks are skipped.

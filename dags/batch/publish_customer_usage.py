@@ -3,16 +3,16 @@
 
 What each customer used per day compared with similar households, and a warning when water runs all the time.
 
-**Starts** with new hourly flows, at most every quarter of an hour. A run waits in the triggerer until its turn; runs
-that were triggered in the meantime are skipped. A run that is started by hand does not wait.
+**Starts** with new hourly flows, at most every quarter of an hour. A run waits in the triggerer until then; runs that
+are triggered in the meantime are skipped. A run that is started by hand does not wait.
 
 **Makes** the table `water.customer_days`, one partition per day, and `usage/customers/<customer_id>.json` in the
 artifacts bucket, one object per customer, for the utility's app. Only changes are written. Days that are not complete
-are marked, and late readings rewrite their day. A meter that has been silent for more than a week gives no warning.
-Deleted are the objects of customers who left the register, or whose meter was silent for all of the `days`.
+are marked, and late readings rewrite their day. A meter that has been silent for more than a week gives no warning. The
+objects of customers who left the register, or whose meter was silent for all of the `days`, are deleted.
 
-**When it fails** nothing is lost: a retry, or the next run, writes the rest. A failed task opens the alarm
-`dag_failed`. To recompute days that are older than the window, start it by hand with a larger `days`.
+**When it fails** nothing is lost: a retry or the next run writes the rest. A failed task opens the alarm `dag_failed`.
+To recompute days that are older than the window, start it by hand with a larger `days`.
 """
 
 from datetime import timedelta

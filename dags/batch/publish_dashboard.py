@@ -4,15 +4,15 @@
 The executive report: what flowed into the network, what was lost and where, the leaks, the quality of the data and the
 model in use, on one static page. Airflow shows it under **Executive report**.
 
-**Starts** with new hourly flows or leaks, at most every ten minutes. A run waits in the triggerer until its turn; runs
-that were triggered in the meantime are skipped, since its report covers their data. A run that is started by hand does
-not wait.
+**Starts** with new hourly flows or leaks, at most every ten minutes. A run waits in the triggerer until then; runs that
+are triggered in the meantime are skipped, because its report covers their data. A run that is started by hand does not
+wait.
 
 **Makes** `reports/<day>/<time>.html` in the artifacts bucket, and `reports/latest.json`, which names the report that is
 shown. All reports of the last two days are kept; of older days only the last report is kept.
 
-**When it fails** the last report stays, and says how old its data are. Run the Dag again; nothing else depends on it.
-A failed task opens the alarm `dag_failed`.
+**When it fails** the last report stays, and shows the age of its data. Run the Dag again; nothing else depends on it. A
+failed task opens the alarm `dag_failed`.
 """
 
 from datetime import timedelta

@@ -16,10 +16,11 @@ This is the only Dag with the provider's `ConsumeFromTopicOperator`. The operato
 an idempotent write, where minutes do not matter. It does not fit
 
 - an effect that must happen once: records are read again after a crash, and there is no inbox and no claim;
-- a topic whose every message must be accounted for: the operator takes silence for the end of the topic. If the broker
-  is away, or a killed task is still a member of the group, the run succeeds without a record, and no alarm tells how
-  far the group is behind. After a pause longer than the topic's retention, the removed messages are skipped silently;
-- messages that only this Dag reads: one that breaks its contract is left out. `raise_alerts` keeps it as a dead letter;
+- a topic whose every message must be accounted for: the operator treats a topic without new messages as read to its
+  end. If the broker is unavailable, or a killed task is still a member of the group, the run succeeds without a record,
+  and no alarm shows the lag of the group. After a pause longer than the topic's retention, the removed messages are
+  skipped silently;
+- messages that only this Dag reads: it skips a message that breaks its contract, and writes no dead letter;
 - high volume: one task reads all partitions.
 
 For all of these, see `raise_alerts`.

@@ -5,11 +5,12 @@ A candidate is trained on the clean night flows and the leaks that crews have co
 it beats the champion and the naive baseline (a fixed threshold on the minimum night flow) on nights that neither has
 seen, at the same number of false alarms, and finds no district's leaks much later.
 
-**Starts** when hourly flows are published. It trains when a week of nights is new; with the parameter `force`, always.
+**Starts** when hourly flows are published. It trains only if at least a week of nights is new, or with the parameter
+`force`.
 
-**Makes** a version in the artifacts bucket (`models/leaks/`), with a card that says in words what the gate found. A new
-champion is an event of the asset `leak_model`. When there is no new champion, for example because there are too few
-confirmed leaks, the reason is in the log, `publish_champion` is skipped, and the model in use stays.
+**Makes** a version in the artifacts bucket (`models/leaks/`), with a card that gives the gate's reasons. A new champion
+is an event of the asset `leak_model`. When there is no new champion, for example because there are too few confirmed
+leaks, the log has the reason, `publish_champion` is skipped, and the model in use stays.
 
 **When it fails** the champion stays in use. Clear the run; it finishes the work that it began. If the champion itself
 cannot be loaded, training fails until a person rolls back: docs/runbooks/roll-back-a-model.md. A failed task opens the

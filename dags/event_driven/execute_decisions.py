@@ -1,8 +1,8 @@
 """
 ### Execute decisions
 
-Some actions triage may only propose: closing a valve, sending a crew at night, advising customers not to drink. Each
-proposal waits here for a person and is executed once if it is approved in time.
+Triage may only propose some actions: to close a valve, to send a crew at night, to advise customers not to drink. Each
+proposal waits here for a person, and is executed once if it is approved in time.
 
 **Starts** once for each proposal, by a partition key of the asset `proposal`: the `decision_id`. Find a run in the UI
 by this key. To answer, open *Required Actions* in Airflow.
@@ -15,8 +15,9 @@ request. The row of `decisions` holds the answer, who gave it and when.
 open decision you are asked again. `maintain` emits keys again that were dropped (this Dag was paused). A failed task
 opens the alarm `dag_failed` of its `decision_id`.
 
-While an approval is open, its run stays running but takes no slot of a worker or a pool. Beyond `max_active_runs` the
-runs wait in the queue: nobody is asked in the meantime, and a proposal that passes its deadline there goes to a person.
+While an approval is open, its run stays running but takes no slot of a worker or a pool. Runs beyond `max_active_runs`
+wait in the queue. Nobody is asked while they wait, and a proposal whose deadline passes there becomes a work order for
+a person.
 """
 
 from datetime import timedelta

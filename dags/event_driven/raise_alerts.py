@@ -10,9 +10,9 @@ message: the run claims offset ranges and reads them from Kafka.
 A message that breaks its contract is kept in `<topic>.dlq`.
 
 **When it fails** nothing is lost and nothing is done twice: tasks retry for six hours while the broker or the database
-is away; after that, clear the run. It processes the same offset ranges again, and skips messages that were handled. If
-effects fail, the run ends earlier, after a minute if others succeed and after half an hour if none does, and `maintain`
-tries their messages again.
+is unavailable; after that, clear the run. It processes the same offset ranges again, and skips messages that were
+handled. If effects fail, the run ends earlier (after a minute if others succeed, after half an hour if none does), and
+`maintain` retries their messages.
 """
 
 from datetime import timedelta

@@ -9,10 +9,10 @@ the database.
 
 **Makes** rows in `board_tiles`, which the board polls.
 
-**When it fails** nothing is lost. The next run, for any tile, refreshes all tiles that are behind; until then the board
-says that they are behind.
+**When it fails** nothing is lost. The next run, for any tile, refreshes all outdated tiles; until then the board marks
+them as outdated.
 
-This is the only Dag on the stock trigger. It may use it because a lost event does no harm here. The stock trigger
+This is the only Dag on the stock trigger, which is sufficient because a lost event does no harm here. The stock trigger
 commits an offset before its event is stored, and Airflow coalesces events that arrive while an earlier event waits. The
 trigger ends and is recreated after every message, which limits it to half a message per second. It also takes more than
 a second to import, in each of this Dag's tasks. Where every message counts, see `raise_alerts`.

@@ -1,7 +1,7 @@
 """
 ### Triage service requests
 
-Each customer's request is a Dag run of its own. An engine proposes what to do; code decides what may be done.
+Each customer's request has its own Dag run. An engine proposes what to do; code decides what may be done.
 
 **Starts**: `fan_out_service_requests` when the consumer group `triage_service_requests` is behind on
 `service.requests`. It claims offset ranges and emits a partition key for each message. `triage_service_request` starts
@@ -11,8 +11,8 @@ once for each key. The key is `topic-partition-offset`; find a run in the UI by 
 message on `work.orders`). All other actions wait for a person in `execute_decisions`.
 
 **When it fails** nothing is lost and nothing is done twice: tasks retry for six hours while the broker or the database
-is away, and for half an hour at most if only the effect fails. `maintain` emits keys again whose runs never started
-(this Dag was paused) or have failed. Requests are not processed in order.
+is unavailable, and for half an hour at most if only the effect fails. `maintain` emits keys again whose runs never
+started (this Dag was paused) or have failed. Requests are not processed in order.
 """
 
 from datetime import timedelta

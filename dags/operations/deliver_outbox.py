@@ -1,9 +1,8 @@
 """
 ### Deliver the outbox
 
-Delivers Kafka records and HTTP requests that a transaction wrote to the outbox and that the task which wrote them did
-not deliver itself: the receiver was unavailable, the task was killed, or the task leaves delivery to this Dag (alarms,
-work orders).
+Delivers the Kafka records and HTTP requests in the outbox that the task which wrote them has not delivered: the
+receiver was unavailable, the task was killed, or the task leaves delivery to this Dag (alarms, work orders).
 
 **Starts** within about two seconds of a row becoming due (`OutboxDueTrigger`).
 

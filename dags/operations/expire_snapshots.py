@@ -1,8 +1,8 @@
 """
 ### Expire snapshots
 
-Keeps the metadata of the lake's tables small. A sink commits every few seconds, and a run of a lane several times; each
-commit is a snapshot, and every sensor, every plan and every commit reads the list of all snapshots.
+Keeps the metadata of the lake's tables small. Each commit of a sink (every few seconds) or a lane adds a snapshot, and
+every sensor, plan and commit reads the list of all snapshots.
 
 **Starts** every ten minutes.
 

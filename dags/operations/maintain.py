@@ -1,19 +1,20 @@
 """
 ### Maintain
 
-Looks after both lanes: raises alarms that no run would raise, emits lost partition keys again, tries messages again
-whose effects keep failing, and deletes old rows.
+Does the regular work for both lanes: opens and closes alarms, emits lost partition keys again, retries messages whose
+effects keep failing, and deletes old rows.
 
 **Starts** every five minutes. Its tasks do not depend on each other's success.
 
 **Makes**
 - alarms: lag (in the standard lane: what has landed and is not claimed), age and open claims of every consumer, also of
   a paused Dag; outbox rows that have waited for an hour. Alarms whose cause is gone are closed;
-- partition keys that started no run: those of claimed messages that were not handled, for example;
-- effects that have failed: tried again after two minutes, then at growing intervals, at most half an hour;
-- room: deletes rows that are done and older than the parameters say. Open rows stay, however old they are. An inbox row
-  recognizes redelivered messages, so it must outlive its message: the task checks `inbox_days` against the topics
-  (`include/streams/operations/retention.py`). For Airflow's own tables see docs/runbooks/metadata-grows.md.
+- partition keys that started no run, for example those of claimed messages that were not handled;
+- retries of effects that have failed: after two minutes, then at growing intervals of at most half an hour;
+- room: deletes finished rows that are older than the parameters say. Open rows are kept, whatever their age. An inbox
+  row identifies a message that is read again, so it must be kept longer than its message: the task checks `inbox_days`
+  against the topics (`include/streams/operations/retention.py`). For Airflow's own tables see
+  docs/runbooks/metadata-grows.md.
 
 **When it fails** nothing is lost; the next run does the work. Consumers work without this Dag. A failed task opens the
 alarm `dag_failed`. If no run starts at all, `watch_connectors` raises `dag_silent`.

@@ -8,16 +8,16 @@ unreferenced and old objects.
 
 **Makes** room:
 - snapshots older than `snapshots_days` are expired (`expire_snapshots` expires most of them earlier);
-- eight or more small files of a partition are rewritten as one, in a commit that gives way to the lane's commits. Of a
-  landing table, only files are rewritten whose offsets every lane has claimed in claims that are closed;
+- eight or more small files of a partition are compacted into one. If a lane commits at the same time, the lane's commit
+  wins. In a landing table, only files whose offsets every lane has handled are compacted;
 - gaps of landing tables are read from Kafka, also of topics without a lane (docs/runbooks/landing-gap.md);
-- files that no snapshot refers to are deleted when they are older than a day. From a landing table no file is deleted
-  while offsets are missing, because such a file may hold the missing rows. No file is deleted that the sink's
-  coordinator has still to commit;
-- staging files that finished runs left behind are deleted, and check results that are older than `results_days`;
-- what the packages of the project name as `nightly` is done.
+- files that no snapshot refers to are deleted when they are older than a day. In a landing table, no file is deleted
+  while offsets are missing, because the file may hold the missing rows. Files that the sink's coordinator has still to
+  commit are kept;
+- staging files of finished runs are deleted, and check results that are older than `results_days`;
+- the `nightly` functions of the project's packages are called.
 
-What is still needed stays, however old it is: docs/runbooks/metadata-grows.md. Where `landing_catalog` or
+Data that is still needed is kept, whatever its age: docs/runbooks/metadata-grows.md. Where `landing_catalog` or
 `google_cloud_default` is not defined, its tasks have nothing to do.
 
 **When it fails** nothing is lost; the next run does the work. The lane works without this Dag, but becomes slower from

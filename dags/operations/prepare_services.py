@@ -6,14 +6,15 @@ registry with their dead-letter topics, and, for topics that land, the landing t
 Connect. For deployments without a shell.
 
 **Starts** by hand, once after each deploy. It is safe to run again: it changes only what is missing, leaves the
-settings of existing topics as they are, and makes connectors match `connectors/`. Without a connection `kafka_connect`
-it says so and does the rest.
+settings of existing topics as they are, and makes connectors match `connectors/`. If the connection `kafka_connect` is
+not defined, the log says so, and the rest is done.
 
 **Makes** a list of what it changed: the task's log and its return value.
 
-**When it fails** nothing is left half done: migrations are one transaction, and a connector is created after everything
+**When it fails** no change is incomplete: migrations are one transaction, and a connector is created after everything
 that it needs. A migration fails when a table that it changes is in use for longer than 10 s; the error names the
-session in the way, and the task retries. Clear the task when the database, the broker and Kafka Connect can be reached.
+session that blocks it, and the task retries. Clear the task when the database, the broker and Kafka Connect can be
+reached.
 """
 
 import logging

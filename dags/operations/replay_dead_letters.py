@@ -3,14 +3,15 @@
 
 Sends dead letters in `<topic>.dlq` that now keep their contract (after a repair, or because the code was fixed) back to
 their topic. The message has its original key and headers, its value as repaired, and three more headers: `replay.of`,
-`replay.count`, `replay.run_id`. Its event id stays, so consumers act on a message once, however often it is replayed.
+`replay.count`, `replay.run_id`. Its event id is unchanged, so consumers handle a message once, however often it is
+replayed.
 
-**Starts** by hand, with parameters. A run changes nothing unless `dry_run` is off: look first, then replay.
+**Starts** by hand, with parameters. A run changes nothing unless `dry_run` is off. Check the result of a dry run first.
 
 **Makes** messages on the topic, rows in `replays`, and a table of what was done: in the log of the task `replay` and in
 its return value. A dead letter that still fails stays, and every later run tries it again. A message that fails again
-after its replay is a new dead letter. It is left alone until a run is started with `again`. Without dead letters, both
-tasks are skipped.
+after its replay is a new dead letter, which only a run with `again` replays. Without dead letters, both tasks are
+skipped.
 
 **When it fails** clear the task `replay`: it continues, and does not send again what it has sent.
 

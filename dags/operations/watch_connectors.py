@@ -1,8 +1,8 @@
 """
 ### Watch connectors
 
-Looks after Kafka Connect. A failed task of a connector stays failed until it is restarted, and a task in the state
-RUNNING may still make no progress.
+Monitors the connectors in Kafka Connect, and restarts them. A failed task of a connector stays failed until it is
+restarted, and a task in the state RUNNING may still make no progress.
 
 **Starts** every three minutes.
 
@@ -12,8 +12,8 @@ RUNNING may still make no progress.
 - progress past records whose timestamp Kafka Connect refuses (alarm `records_stepped_over`): after a restart the
   connector would fail at the same record;
 - alarms: `connector_failed` (with the exceptions of its trace), `connector_given_up`, `connector_missing`,
-  `connect_unreachable`, `sink_lag`, `sink_stalled`, `landing_stalled`. Alarms whose cause is gone are closed. What each
-  alarm means and what to do: docs/runbooks/connector-failed.md.
+  `connect_unreachable`, `sink_lag`, `sink_stalled`, `landing_stalled`. Alarms whose cause is gone are closed.
+  docs/runbooks/connector-failed.md says what to do.
 
 **When it fails** (the database or the broker is unavailable) nothing is lost; the next run does the work. Running
 connectors continue without this Dag. It is skipped where `kafka_connect` is not defined. A failed task opens the alarm

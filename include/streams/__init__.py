@@ -1,4 +1,4 @@
-"""The library: consumers of Kafka topics and of landed topics, for Airflow. It knows no topic by name.
+"""The library: consumers of Kafka topics and of landed topics, for Airflow. It contains no topic of a project.
 
 The names below are its public API. All other names are internal and may change in any release. A name is imported when
 it is first used, so that a Dag file imports only what it uses.

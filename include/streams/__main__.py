@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not getattr(options, "watch", False):
         return run(lambda: options.action(options), _expected)
     try:
-        # The result names services that are away. So a code other than 0 means wrong arguments, and ends the loop.
+        # The result names unavailable services. So a code other than 0 means wrong arguments, and ends the loop.
         while (code := run(lambda: _over_the_last(options.action(options)), _expected)) == 0:
             sys.stdout.flush()
             time.sleep(WATCH_SECONDS)

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class KeyedAsset:
-    """An asset of which each partition key starts a run, and the source of the keys that started no run.
+    """An asset whose partition keys each start a run, and the source of keys that have to be emitted again.
 
     Airflow forgets the keys that an asset gets while the Dag is paused. The Dag `maintain` emits them again.
 
@@ -110,9 +110,9 @@ class Package:
         name: Its folder in `include/`.
         topics: Its topics.
         assets: The module that declares its assets; None if it has none.
-        consumers: Its consumers of topics (the event-driven pattern).
-        landing_consumers: Its consumers of landing tables (the standard pattern).
-        keyed_assets: Its assets of which each partition key starts a run.
+        consumers: Its consumers of topics (the event lane).
+        landing_consumers: Its consumers of landing tables (the standard lane).
+        keyed_assets: Its assets whose partition keys each start a run.
         tables: Iceberg tables that its tasks write, besides the clean tables of its landing consumers:
             "namespace.table".
         repairs: "package.module:NAME" of its repairs of dead letters.

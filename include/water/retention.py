@@ -31,7 +31,7 @@ def rules(inbox_kept: timedelta | None) -> list[RetentionRule]:
     """The rules for pruning the example's own tables.
 
     Args:
-        inbox_kept: How long inbox rows are kept; None for ever.
+        inbox_kept: How long inbox rows are kept; None to keep them forever.
     """
     kept = max(RECORDS_KEPT, inbox_kept or timedelta(0))
     return [

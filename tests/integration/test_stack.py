@@ -101,7 +101,7 @@ def test_an_up_during_another_up_names_it(stack):
     with subprocess.Popen([sys.executable, "-uc", code, stack.folder / "lock"], stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         try:
-            with pytest.raises(StackError, match=rf"pid {other.pid} \(make up\) is at work on"):
+            with pytest.raises(StackError, match=rf"pid {other.pid} \(make up\) is using"):
                 stack.up()
         finally:
             other.kill()
@@ -139,7 +139,7 @@ def test_up_after_a_killed_supervisord_ends_orphans_and_keeps_data(stack, report
     supervisord.wait(10)
     assert all(psutil.pid_exists(pid) for pid in orphans)
     stack.up()
-    assert any("ended processes that an earlier run left behind" in line for line in reported)
+    assert any("stopped processes of an earlier run" in line for line in reported)
     assert not any(psutil.pid_exists(pid) for pid in orphans)
     assert {k: v for k, v in stack.endpoints().items() if k != "services"} == addresses
     assert_everything_is_there(stack)

@@ -16,8 +16,8 @@ class LookUpFailed(Exception):
 def is_defined(conn_id: str) -> bool:
     """Whether the Airflow connection is defined.
 
-    Airflow raises AirflowNotFoundException for every failed look-up: when the API server is away or answers with an
-    error, when a secrets backend raises, when a definition cannot be read. If messages were dropped because their
+    Airflow raises AirflowNotFoundException for every failed look-up: when the API server is unavailable or answers with
+    an error, when a secrets backend raises, when a definition cannot be read. If messages were dropped because their
     "connection is not defined", they would be lost in an outage. So this function queries each secrets backend again,
     and the API server through the supervisor, whose answer names the reason.
 

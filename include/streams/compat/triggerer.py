@@ -20,7 +20,7 @@ def hand_over_events() -> bool:
     Airflow's trigger runner collects events and hands them to its supervisor once a second, so an event waits half a
     second on average. This is longer than all other steps between a message and its task together, and Airflow has no
     public way to shorten it. At each tick the runner calls `TriggerRunner.sync_state_to_supervisor`. This method can be
-    called at any time on the runner's event loop: requests to the supervisor carry ids, and the work that the answer
+    called at any time on the runner's event loop: requests to the supervisor have ids, and the work that the answer
     requests is queued for the next tick. So this function calls it once, before the tick.
 
     The call runs in a separate asyncio task. If it were canceled together with a trigger, the answer would be lost, and
@@ -70,7 +70,7 @@ def _log_once(reason: str) -> None:
         return
     _is_logged = True
     log.warning(
-        "events are not handed over early, each waits for the triggerer's next tick (half a second): %s. This uses "
+        "events are not handed over at once: each waits for the triggerer's next tick (half a second): %s. This uses "
         "private parts of Airflow, see include/streams/compat/__init__.py; nothing is lost",
         reason,
     )

@@ -105,7 +105,7 @@ class Topic:
         if self.partitions < 1:
             self._refuse("partitions", f"{self.partitions}; at least 1")
         if self.retention is not None and self.retention < timedelta(minutes=1):
-            self._refuse("retention", f"{self.retention}; at least a minute, or None for ever")
+            self._refuse("retention", f"{self.retention}; at least a minute, or None to keep messages forever")
         if not 2 <= self.max_bytes <= 64 * 1024 * 1024:
             self._refuse("max_bytes", f"{self.max_bytes}; 2 to 67108864")
 
@@ -317,7 +317,7 @@ def header_column(name: str) -> str:
 
 
 class Registry:
-    """All topics of the project: `for topic in registry`, `registry["orders"]`.
+    """A set of topics: `for topic in registry`, `registry["orders"]`.
 
     Args:
         topics: The topics.

@@ -124,7 +124,7 @@ class Examples:
         if self._vectors is None:
             self._vectors = self._read()
         if self._vectors is None:
-            log.warning("examples' vectors are computed anew: file=%s", self._cache_file)
+            log.warning("vectors of the examples are computed again: file=%s", self._cache_file)
             self._vectors = embedder().embed(self._texts)
         return self._vectors
 
@@ -152,7 +152,7 @@ class Examples:
             return stored["vectors"].astype(np.float32)
 
     def _digest(self) -> str:
-        # The model's size stands for its content: reading 23 MB in each process would cost more than the cache saves.
+        # The model's size identifies its content: reading 23 MB in each process would cost more than the cache saves.
         size = _file_of(*_MODEL).stat().st_size
         return hashlib.sha256(repr((size, self.names, self._texts)).encode()).hexdigest()
 

@@ -23,7 +23,7 @@ MIN_DEAD_LETTERS = 10
 IN_A_ROW, IN_A_ROW_SHARE = 3, 0.1
 # The alarm opens above this share and closes at half of it, so that a share around the limit opens one alarm only.
 MAX_SHARE = 0.5
-REMEDY = "Correct the producer, or the contract; then replay the dead letters"
+REMEDY = "Correct the producer or the contract; then replay the dead letters"
 
 # Each topic has its own window: among the messages of a busy topic, the dead letters of a quiet topic would be too
 # small a share. Only topics that the consumer reads now: the last messages of a former topic never change.
@@ -174,7 +174,7 @@ def is_healthy(total: int, bad: int, max_share: float) -> bool:
 
 
 def text_of(messages: str, total: int, reasons: Mapping[str, int], remedy: str, *, framed: int = 0) -> str:
-    """The alarm's text about messages that break their contract.
+    """The alarm's text about many dead letters.
 
     Args:
         messages: A description of the messages, such as "the latest 31 messages".
@@ -187,13 +187,12 @@ def text_of(messages: str, total: int, reasons: Mapping[str, int], remedy: str, 
     reason, number = max(reasons.items(), key=lambda item: item[1])
     hint = (
         f" {framed} begin like messages of a schema registry (a zero byte, then an id of four bytes): their "
-        "producer uses a serializer that this topic does not take."
+        "producer uses a serializer whose messages the topic's contract cannot read."
         if framed
         else ""
     )
     return (
-        f"{bad} of {messages} ({100 * bad // total} %) break their contract, {number} of them with {reason}.{hint} "
-        f"{remedy}"
+        f"{bad} of {messages} ({100 * bad // total} %) are dead letters, {number} of them with {reason}.{hint} {remedy}"
     )
 
 

@@ -306,8 +306,8 @@ def find_changed_logs(
             )
         elif offsets.end < position.next_offset:
             changed[partition] = (
-                f"consumer {consumer}: topic {partition.topic} has lost the end of its log (offsets up to "
-                f"{position.next_offset} of partition {partition.number} were claimed, and it ends before)"
+                f"consumer {consumer}: the log of topic {partition.topic} was truncated (offsets up to "
+                f"{position.next_offset} of partition {partition.number} were claimed, but it now ends before)"
             )
         elif (
             position.next_offset > 0
@@ -319,7 +319,7 @@ def find_changed_logs(
     for partition in sorted(compared.truncated):
         position = known[partition]
         changed[partition] = (
-            f"consumer {consumer}: topic {partition.topic} has lost the end of its log and was filled again (offsets "
+            f"consumer {consumer}: the log of topic {partition.topic} was truncated and filled again (offsets "
             f"up to {position.next_offset} of partition {partition.number} were claimed under leader epoch "
             f"{position.leader_epoch}; other records have taken their place)"
         )

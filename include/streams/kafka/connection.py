@@ -27,7 +27,7 @@ _UNSAFE: dict[str, tuple[set[str], str]] = {
     "enable.idempotence": ({"false", "0"}, "retries would write a message twice: set it to true"),
     "allow.auto.create.topics": (
         {"true", "1"},
-        "a misspelt topic would be created and read for ever: set it to false",
+        "a misspelt topic would be created and read forever: set it to false",
     ),
 }
 

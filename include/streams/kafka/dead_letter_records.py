@@ -84,7 +84,7 @@ class DeadLetterRecord:
         starts = [n for n, (name, _) in enumerate(record.headers) if name == PREFIX + "reason"]
         start = starts[-1] if starts else len(record.headers)
         added = {name.removeprefix(PREFIX): v for name, v in record.headers[start:] if name.startswith(PREFIX)}
-        # A dead letter that has waited in the outbox also carries the outbox's idempotency key.
+        # A dead letter that has waited in the outbox also has the outbox's idempotency key.
         others = [(n, v) for n, v in record.headers[start:] if not n.startswith(PREFIX) and n != IDEMPOTENCY_KEY]
         return cls(record, _origin(added, topic), (*record.headers[:start], *others))
 

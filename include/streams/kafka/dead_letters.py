@@ -1,7 +1,7 @@
 """Dead-letter records: messages that break their contract, written to `<topic>.dlq`.
 
 A dead-letter record is the original record (key, value and headers unchanged) plus headers with the reason and the
-origin of the message. A crash can publish a dead letter twice; both copies carry the same topic, partition and offset.
+origin of the message. A crash can publish a dead letter twice; both copies have the same topic, partition and offset.
 
 A dead-letter topic that refuses a record delays no other message. A record that is too large is written as a stub. A
 record that cannot be written at all waits in the outbox, and an alarm names the topic.
@@ -47,8 +47,8 @@ _REMEDIES = {
     "TOPIC_AUTHORIZATION_FAILED": "grant WRITE and DESCRIBE on the topic to the user of {connection}",
     "MSG_SIZE_TOO_LARGE": "raise max.message.bytes of the topic",
 }
-_OTHER_REMEDY = "look at the topic's replicas and settings"
-_THEY_WAIT = "They wait in the outbox, which sends them then; no other message waits for them"
+_OTHER_REMEDY = "check the topic's replicas and settings"
+_THEY_WAIT = "They wait in the outbox and are sent once that is done; no other message is delayed"
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ class DeadLetterWriter:
 
 
 def alarm_conflicts(connection: Connection, source: str, letters: Iterable[DeadLetter]) -> None:
-    """Open the alarm about conflicting events if any of these dead letters carries the id of another event.
+    """Open the alarm about conflicting events if any of these dead letters has the id of another event.
 
     Args:
         connection: A connection in the transaction that records the dead letters.
@@ -276,9 +276,9 @@ def alarm_conflicts(connection: Connection, source: str, letters: Iterable[DeadL
     if conflicts:
         first = conflicts[0]
         text = (
-            f"{len(conflicts)} or more events carry the id of an event that was handled, with other content, the "
-            f"first at {first.message} ({first.detail}). The handled event stays; the others are dead letters. Find "
-            "out which is right and who produces to the topic, then close this alarm"
+            f"{len(conflicts)} or more events have the id of a handled event, but other content; the first is "
+            f"{first.message} ({first.detail}). The handled event stays in effect; the others are dead letters. Find "
+            "out which event is right and who produces to the topic, then close this alarm"
         )
         open_alarm(connection, source, AlarmKind.conflicting_events, text)
 

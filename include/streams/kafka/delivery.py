@@ -54,7 +54,7 @@ class RecordTransport:
     """
 
     rows_at_once = 500
-    # If a record has no answer, its partition is away; the record itself is not bad.
+    # If a record has no answer, its partition is unavailable; the record itself is valid.
     is_one_receiver = False
 
     def __init__(self, producer: AcknowledgedProducer) -> None:
@@ -101,7 +101,7 @@ class RecordTransport:
         return attempt
 
     def _why_away(self, topic: str, refusals: Sequence[Refusal | None]) -> str | None:
-        """Why the whole topic is away; None when at most some of its partitions are away."""
+        """Why the whole topic is unavailable; None when at most some of its partitions are."""
         unanswered = [refusal for refusal in refusals if refusal is not None and not refusal.is_record_error]
         if not unanswered:
             return None

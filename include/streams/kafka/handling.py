@@ -231,7 +231,7 @@ class BatchProcessor:
         failures: list[str] = []
         for number, event in enumerate(valid):
             if time.monotonic() > self.until:
-                failures.append(f"no time was left for {len(valid) - number} messages")
+                failures.append(f"{len(valid) - number} messages were not tried within the time limit")
                 break
             try:
                 dead_letters += self._record([event], self._prepared(event))

@@ -296,8 +296,8 @@ class GroupOffsets:
         except KafkaException as error:
             # Without the right to describe the group, the client only reports a timeout.
             text = (
-                f"the committed offsets of group {self.group} cannot be read ({error.args[0].str()}): bring its "
-                "coordinator's broker back, or grant the user READ and DESCRIBE on the group"
+                f"the committed offsets of group {self.group} cannot be read ({error.args[0].str()}): restart the "
+                "broker of its coordinator, or grant the user READ and DESCRIBE on the group"
             )
             self.committed_error = KafkaException(KafkaError(error.args[0].code(), text))
         current: dict[Partition, PartitionOffsets] = {}

@@ -23,8 +23,8 @@ from include.streams.operations.tables import Outcome, claim_ranges, claims, inb
 # While the effects of other messages succeed, the failing messages are the reason. They stay in their run for this
 # long: a deadlock or a restart of a service is over by then.
 OTHERS_SUCCEED = timedelta(minutes=1)
-# While no effect succeeds, their common service may be away. The failing messages stay in their run for this long: runs
-# that wait also prevent the consumer from claiming more messages, which would fail too.
+# While no effect succeeds, their common service may be unavailable. The failing messages stay in their run for this
+# long: runs that wait also prevent the consumer from claiming more messages, which would fail too.
 NONE_SUCCEEDS = timedelta(minutes=30)
 # After so many failing ranges with no message handled meanwhile, the consumer claims nothing.
 MAX_FAILING = 16

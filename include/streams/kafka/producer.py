@@ -177,8 +177,8 @@ class AcknowledgedProducer:
             records: The records, sent in this order within a topic.
             seconds: How long to wait for all of them together.
             quiet_seconds: After a first acknowledgement, how long to wait without a further answer: the leaders of the
-                other records are probably away. The wait is longer if the first answer took long. None to wait for
-                `seconds`.
+                other records are probably unavailable. The wait is longer if the first answer took long. None to wait
+                for `seconds`.
 
         Returns:
             For each record, in the same order, None if it was acknowledged, else the reason why not.

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 SILENCE_SECONDS = 60.0
 # After each range that could not be read, the reader waits half as long for the next ranges, but at least this long: a
 # task with a hundred such ranges must reach the good ranges after them before its own time is over. A good range does
-# not lengthen the wait again: if one of three brokers is away, every third partition cannot be read.
+# not lengthen the wait again: if one of three brokers is unavailable, every third partition cannot be read.
 LEAST_SILENCE_SECONDS = 2.0
 POLL_SECONDS = 1.0
 CONSUMER_SETTINGS = {
@@ -147,13 +147,13 @@ class RangeReader:
         partition = TopicPartition(wanted.topic, wanted.partition)
         low, high = self._consumer.get_watermark_offsets(partition, timeout=REQUEST_TIMEOUT_SECONDS)
         if high < position:
-            raise ReadingStalled(f"{wanted}: the partition ends at offset {high}, before it was read")
+            raise ReadingStalled(f"{wanted}: the log ends at offset {high}, before offset {position}")
         gone = min(low, wanted.end)
         if gone > position:
             self.gone.append((position, gone))
             # Only a warning: the messages may have been handled before; the caller checks the inbox.
             log.warning(
-                "not in Kafka any more: topic=%s partition=%d offsets=[%d, %d)",
+                "no longer in Kafka: topic=%s partition=%d offsets=[%d, %d)",
                 wanted.topic,
                 wanted.partition,
                 position,

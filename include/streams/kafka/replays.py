@@ -64,7 +64,7 @@ _UPSERT = _insert.on_conflict_do_update(
         **{name: _insert.excluded[name] for name in ("topic", "reason", "outcome", "detail", "repairs", "run_id")},
         "recorded_at": func.now(),
     },
-    # A task that Airflow has declared dead may still run beside its retry, with outdated outcomes.
+    # A task that Airflow has declared dead may still run at the same time as its retry, with outdated outcomes.
     where=replays.c.outcome != ReplayOutcome.replayed,
 ).returning(replays.c.offset)
 # The arrays are unnested, so that each message is looked up in the index of its coordinates.

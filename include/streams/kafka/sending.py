@@ -229,7 +229,7 @@ def messages_of(
                 continue
         except NotWanted:
             if is_checked:
-                problems.append(f"message {number} (line {value.line}): no contract of the topic takes its type")
+                problems.append(f"message {number} (line {value.line}): the topic has no contract for its type")
                 continue
         own_key = topic.key if topic else None
         key = _field(value.data or b"", key_field or own_key or "")
@@ -238,13 +238,13 @@ def messages_of(
         elif key_field is None and own_key is not None and event is not None:
             key = str(getattr(event, own_key)).encode()
         if key_field is not None and key is None:
-            problems.append(f"message {number} (line {value.line}): no text and no number in {key_field}, its key")
+            problems.append(f"message {number} (line {value.line}): its key {key_field} has no text and no number")
         messages.append(Outgoing(value, key, own_headers))
     if problems:
         more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
         unless = ", or send it without the check by CHECK=0 (--no-check)" if is_checked else ""
         raise CannotSend(
-            f"nothing was sent to {name}, {len(problems)} of {len(values)} messages are wrong: "
+            f"nothing was sent to {name}, {len(problems)} of {len(values)} messages are invalid: "
             f"{'; '.join(problems[:MAX_NAMED])}{more}. Repair the file{unless}"
         )
     return messages

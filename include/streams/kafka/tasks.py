@@ -245,15 +245,15 @@ def claim_keys_again(
             except AirflowTaskTimeout:
                 # Airflow raises it only once, so no further claim is read. If it were raised here, the keys of the
                 # claims before would be lost: they count as emitted.
-                log.exception("no time was left to read a claim: consumer=%s run_id=%s", consumer.name, run_id)
+                log.exception("claim not read within the time limit: consumer=%s run_id=%s", consumer.name, run_id)
                 _count_emission(claim_id)
-                unreadable.append(f"claim {claim_id} of run {run_id}: no time was left")
+                unreadable.append(f"claim {claim_id} of run {run_id}: not read within the time limit")
                 break
             if len(keys) >= max_keys:
                 break
     keys = list(dict.fromkeys(keys))
     if keys:
-        log.warning("open for too long, emitted again: consumer=%s keys=%d", consumer.name, len(keys))
+        log.warning("keys open for too long, emitted again: consumer=%s keys=%d", consumer.name, len(keys))
     elif unreadable:
         # Raised only without keys, because a task that fails emits none of its keys.
         raise ClaimsUnreadable(f"consumer {consumer.name}: {'; '.join(unreadable)}")
@@ -330,7 +330,7 @@ def _open_keys(
                             _finish(consumer, claimed.id, before, reader.gone, run_id)
                             position = message.offset + 1
             except (ReadingStalled, KafkaException) as error:
-                log.exception("not read to its end: %s", wanted)
+                log.exception("range not read to its end: %s", wanted)
                 errors.append(error)
                 continue
             _finish(consumer, claimed.id, replace(wanted, start=position), reader.gone, run_id)
@@ -498,7 +498,9 @@ def handle_postponed(consumers: Sequence[Consumer], *, seconds: float = POSTPONE
         try:
             handle_chunk(by_name[due.consumer], as_chunk(due.claim_id, [due.offsets]), due.run_id)
         except Exception as error:
-            log.warning("fails again: consumer=%s run_id=%s %s: %s", due.consumer, due.run_id, due.offsets, error)
+            log.warning(
+                "effect fails again: consumer=%s run_id=%s %s: %s", due.consumer, due.run_id, due.offsets, error
+            )
             continue
         handled += 1
         log.info("handled at a later try: consumer=%s run_id=%s %s", due.consumer, due.run_id, due.offsets)
@@ -530,12 +532,12 @@ def _without_reset_ranges(consumer: Consumer, ranges: Sequence[OffsetRange]) -> 
         if identity == wanted.topic_id:
             remaining.append(wanted)
         else:
-            log.warning("given up when the consumer was reset: consumer=%s %s", consumer.name, wanted)
+            log.warning("range given up when the consumer was reset: consumer=%s %s", consumer.name, wanted)
     if ranges and not remaining:
         named = ", ".join(map(str, ranges[:10]))
         raise _permanent_failure(
-            f"consumer {consumer.name}: {named} was given up when the consumer was reset; the alarm messages_lost has "
-            "named the offsets that were not handled. Nothing is left to do for this run"
+            f"consumer {consumer.name}: {named} was given up when the consumer was reset; the alarm messages_lost "
+            "names the offsets that were not handled. This run has nothing left to do"
         )
     return remaining
 
@@ -678,12 +680,12 @@ def _handle(
     for wanted in ranges:
         failed_before = len(failures)
         if time.monotonic() > until:
-            failures.append(f"{wanted}: no time was left")
+            failures.append(f"{wanted}: not handled within the time limit")
             continue
         try:
             for batch in reader.read(wanted):
                 if time.monotonic() > until:
-                    failures.append(f"{wanted}: no time was left")
+                    failures.append(f"{wanted}: not handled within the time limit")
                     break
                 if claimed_at is not None:
                     old += watch.older_than_allowed(consumer, batch)
@@ -696,7 +698,7 @@ def _handle(
                 delivery.between_batches(processor.written)
         except (ReadingStalled, KafkaException) as error:
             # Recorded, so that the other ranges need not wait for a partition that cannot be read.
-            log.exception("not read to its end: %s", wanted)
+            log.exception("range not read to its end: %s", wanted)
             failures.append(f"{wanted}: {type(error).__name__}: {error}")
             is_read = False
         if len(failures) == failed_before:
@@ -741,7 +743,7 @@ def _postpone(claim_id: int, failing: Sequence[OffsetRange], failures: Sequence[
     postponed.postpone(claim_id, failing)
     return _permanent_failure(
         f"{'; '.join(failures)}. This run ends, so that another run can claim the messages after them. The Dag "
-        "maintain tries these messages again; repair the cause (docs/runbooks/a-run-failed.md)"
+        "maintain retries these messages; repair the cause (docs/runbooks/a-run-failed.md)"
     )
 
 

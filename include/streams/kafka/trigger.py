@@ -312,7 +312,8 @@ class Tail:
                 self._consumer.unassign()
                 self._at = {}
                 return
-            # Errors (a broker is away, an offset was removed) are ignored: the next request to the broker reports them.
+            # Errors (a broker is unavailable, an offset was removed) are ignored: the next request to the broker
+            # reports them.
             await asyncio.sleep(TAIL_INTERVAL_SECONDS)
 
 

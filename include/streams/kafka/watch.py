@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 
 REMEDIES = (
     "raise capacity (max_active_runs, max_messages_per_claim, workers), or move the topic to the standard lane; "
-    "docs/runbooks/lag-grows.md says what to look at first"
+    "docs/runbooks/lag-grows.md says what to check first"
 )
 LANDING_REMEDIES = (
     "find out why the lane does not claim them (its Dag is paused or does not import, its run fails, offsets have not "
-    "landed), or raise max_messages_per_claim; docs/runbooks/lag-grows.md says what to look at first"
+    "landed), or raise max_messages_per_claim; docs/runbooks/lag-grows.md says what to check first"
 )
 # Consumer settings to read one message per partition.
 ONE_MESSAGE = {"queued.min.messages": 1, "queued.max.messages.kbytes": 1024}
@@ -94,8 +94,8 @@ def check_consumers(consumers: Iterable[Consumer]) -> None:
         CheckFailed: At least one consumer could not be checked; raised after all others were.
     """
     checks = {f"consumer {consumer.name}": partial(check_consumer, consumer) for consumer in consumers}
-    # Dead letters first: this check needs only the database, and while the broker is away, the other checks may take
-    # the task's whole time.
+    # Dead letters first: this check needs only the database, and while the broker is unavailable, the other checks may
+    # take the task's whole time.
     do_each({"dead letters that wait": _watch_waiting_dead_letters, **shuffled(checks)}, CheckFailed)
 
 
@@ -372,8 +372,8 @@ def watch_claims(connection: Connection, consumer: WatchedConsumer) -> timedelta
     age = datetime.now(UTC) - oldest.claimed_at
     if age > consumer.max_claim_age:
         text = (
-            f"a claim is open since {oldest.claimed_at.isoformat()} (run {oldest.run_id}): if its run has failed, "
-            "repair the cause, then clear the run"
+            f"a claim has been open since {oldest.claimed_at.isoformat()} (run {oldest.run_id}): if its run has "
+            "failed, repair the cause, then clear the run"
         )
         open_alarm(connection, consumer.name, AlarmKind.claim_open, text)
     else:
@@ -390,7 +390,7 @@ def alarm_failing_effect(connection: Connection, consumer: Consumer, text: str) 
         text: What is wrong.
     """
     remedy = (
-        "repair the code and deploy it. The Dag maintain tries claimed messages again, at least every half hour; new "
+        "repair the code and deploy it. The Dag maintain retries claimed messages, at least every half hour; new "
         "messages are claimed again once one of these is handled"
     )
     open_alarm(connection, consumer.name, AlarmKind.effect_fails, f"{text}: {remedy}")
@@ -521,7 +521,7 @@ def _watch_rights(connection: Connection, consumer: Consumer, forbidden: Sequenc
     for topic in forbidden:
         text = (
             f"the user of connection {consumer.conn_id} may not read {topic}: grant it READ and DESCRIBE on the topic. "
-            "Its messages wait, as long as retention keeps them; the consumer's other topics continue"
+            "Its messages wait in Kafka until retention removes them; the consumer's other topics continue"
         )
         open_alarm(connection, consumer.name, AlarmKind.topic_forbidden, text, key=topic)
     close_others(connection, consumer.name, AlarmKind.topic_forbidden, forbidden)
@@ -533,9 +533,9 @@ def _watch_left_out(connection: Connection, consumer: Consumer, left_out: Mappin
         return
     named = ", ".join(f"{p.topic}-{p.number}: {why}" for p, why in sorted(left_out.items())[:MAX_NAMED])
     text = (
-        f"{len(left_out)} partitions do not answer ({named}): bring their broker back, or make it reachable from "
-        "Airflow's workers and triggerer. Their messages wait, as long as retention keeps them; the other partitions "
-        "continue, but each claim takes some seconds longer"
+        f"{len(left_out)} partitions do not answer ({named}): restart their broker, or make it reachable from "
+        "Airflow's workers and triggerer. Their messages wait in Kafka until retention removes them; the other "
+        "partitions continue, but each claim takes some seconds longer"
     )
     open_alarm(connection, consumer.name, AlarmKind.partitions_away, text)
 

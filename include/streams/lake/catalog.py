@@ -100,7 +100,7 @@ def warehouse_io(address: str, conn_id: str = CONN_ID) -> "FileIO":
 
 
 def forget_catalogs() -> None:
-    """Let the next use of a catalog read its Airflow connections anew, those of the object store among them.
+    """Let the next use of a catalog read its Airflow connections again, also those of the object store.
 
     For processes that live for weeks, after an error: without this, the client would use a rotated key again and again.
     A caller that uses a catalog at this moment keeps it.

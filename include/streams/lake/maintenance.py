@@ -1,6 +1,6 @@
 """Keep Iceberg tables small: expire snapshots, bundle small files, and delete files that no snapshot refers to.
 
-Each step makes at most one commit, is safe beside other writers, and can be repeated.
+Each step makes at most one commit, is safe with concurrent writers, and can be repeated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write Iceberg tables: one atomic commit, safe beside other writers.
+"""Write Iceberg tables: one atomic commit, safe with concurrent writers.
 
 If the process is killed before the commit, the table is unchanged; the files that were written stay unreferenced until
 maintenance removes them. If it is killed after the commit, the whole change is in the table.

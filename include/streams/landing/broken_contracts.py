@@ -68,8 +68,8 @@ def watch_broken_contracts(
         landed: The number of messages in them.
     """
     remedy = (
-        f"The good messages were processed. Look at some of {consumer.topic.dead_letter_name}, and have the producer "
-        "corrected"
+        f"The valid messages were processed. Look at some messages of {consumer.topic.dead_letter_name}, and have the "
+        "producer corrected"
     )
     if landed >= ENOUGH_RECORDS:
         counted = dead_letters.reasons(connection, consumer.name, [(claim_id, part) for part in ranges]).get(

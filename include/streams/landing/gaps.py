@@ -77,7 +77,7 @@ landing_gaps = Table(
     Column("state", String(16), nullable=False),
     # How many records the repair appended.
     Column("records", BigInteger, server_default="0", nullable=False),
-    # The ranges of [start_offset, end_offset) that the row stands for; null for the whole range. Each transaction of a
+    # The ranges of [start_offset, end_offset) that belong to the row; null for the whole range. Each transaction of a
     # producer leaves a hole. With one row per hole, this table would soon be larger than the rest of the database.
     Column("ranges", INT8MULTIRANGE),
     now_column("found_at"),

@@ -81,8 +81,8 @@ def compare(
             continue
         if offsets.end < end:
             lost[partition] = (
-                f"topic {topic.name} has lost the end of its log (offsets up to {end} of partition {partition.number} "
-                f"are in landing table {raw_table(topic)}, and the log ends before)"
+                f"the log of topic {topic.name} was truncated (offsets up to {end} of partition {partition.number} "
+                f"are in landing table {raw_table(topic)}, but the log now ends before)"
             )
             if epoch and (recorded is None or recorded[0] < end):
                 # A log loses records only with a new leader, so the records came from an earlier leader. After the log
@@ -96,7 +96,7 @@ def compare(
     for partition in sorted(compared.truncated if compared else ()):
         end, epoch = doubtful[partition]
         lost[partition] = (
-            f"topic {topic.name} has lost the end of its log and was filled again (offsets up to {end} of partition "
+            f"the log of topic {topic.name} was truncated and filled again (offsets up to {end} of partition "
             f"{partition.number} had landed in {raw_table(topic)} by leader epoch {epoch}; other records have taken "
             "their place)"
         )

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     rollback.add_argument("name")
     rollback.add_argument("version", nargs="?", help=f"default: the previous champion; {NONE!r}: use no model")
-    rollback.add_argument("--reason", default="by hand", help="why; stored with the rollback")
+    rollback.add_argument("--reason", default="by hand", help="the reason; it is stored with the rollback")
     return parser
 
 

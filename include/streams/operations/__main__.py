@@ -35,13 +35,13 @@ def _parser() -> argparse.ArgumentParser:
     close = add(
         "close-alarm",
         _close_alarm,
-        "close an alarm whose cause is removed; if the cause returns, the alarm opens again",
+        "close an alarm whose cause was removed; if the cause returns, the alarm opens again",
     )
     close.add_argument("source", help="the consumer, table or connector, as `alarms` shows it")
     close.add_argument("kind", help="such as messages_lost")
     close.add_argument("key", nargs="?", default="", help="the text after the kind, if `alarms` shows one")
-    close.add_argument("--reason", required=True, help="why; stored with the alarm, and sent to the webhook")
-    close.add_argument("--by", default=None, help="who decides (default: the user who runs the command)")
+    close.add_argument("--reason", required=True, help="the reason, stored with the alarm and sent to the webhook")
+    close.add_argument("--by", default=None, help="the person who decides (default: the user who runs the command)")
     return parser
 
 

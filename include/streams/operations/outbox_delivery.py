@@ -44,7 +44,7 @@ from include.streams.operations.tables import alarms, outbox, outbox_routes
 
 log = logging.getLogger(__name__)
 
-# A row that was refused this often is kept as failed: delays of 5 s doubling to 30 min are a little over six hours in
+# A row that was refused this often is kept as failed: its 19 delays of 5 s doubling to 30 min are nearly six hours in
 # total. An attempt without an answer counts only if the receiver answers other rows in the same turn, or has answered
 # since the previous attempt. Otherwise an outage would use up all attempts.
 MAX_ATTEMPTS = 20
@@ -308,7 +308,7 @@ def watch() -> None:
             away = "; ".join(f"{row.destination}: {row.last_error}" for row in connection.execute(routes).all())
             message = (
                 f"{number} rows wait to be delivered, the oldest since {since.isoformat()}"
-                f" ({away or error or 'no receiver is known to be away: is the Dag deliver_outbox paused?'})"
+                f" ({away or error or 'no receiver is known to be unavailable: is the Dag deliver_outbox paused?'})"
             )
             open_alarm(connection, consumer, AlarmKind.outbox_pending, message)
         for source, kind in known:

@@ -31,8 +31,8 @@ def _parser() -> argparse.ArgumentParser:
         "broken rules. Then clear the run: it passes, unless it breaks other rules.",
     )
     accept.set_defaults(action=_accept)
-    accept.add_argument("--reason", required=True, help="why; stored, and shown on the run's page")
-    accept.add_argument("--by", default=None, help="who decides (default: the user who runs the command)")
+    accept.add_argument("--reason", required=True, help="the reason; it is stored, and shown on the run's page")
+    accept.add_argument("--by", default=None, help="the person who decides (default: the user who runs the command)")
     for command in (show, accept):
         command.add_argument("consumer", help="the consumer's name, as in the alarm and the error")
         command.add_argument("claim", help="the claim's number")

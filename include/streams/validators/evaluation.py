@@ -291,7 +291,7 @@ def _column_outcome(rule: Rule, result: Any, values: pandas.Series, lines: Any, 
     where: tuple[str, ...] = ()
     if result.exception_info.get("raised_exception") or "unexpected_count" not in details:
         # Great Expectations raised an error, for example because a column holds text instead of numbers.
-        observed = "cannot be evaluated: the column holds something else"
+        observed = "cannot be evaluated: the column has values of another type"
     elif not (broken := details["unexpected_count"]):
         observed = f"all {len(values):,} rows" if len(values) else "no rows"
     else:
@@ -346,7 +346,7 @@ def _measure_outcome(measure: Measure, number: float | None, bounds: _Bounds, go
     expected += bounds.origin or ""
     state, observed = _state(measure.severity, good), _show(number, measure)
     if number is None:
-        state, observed = State.not_measured, "too few rows to say"
+        state, observed = State.not_measured, "too few rows to judge"
     elif good and bounds.origin is None:
         state = State.no_past_yet
     return Outcome(measure.title, "run", measure.severity, state, expected, observed)

@@ -70,7 +70,7 @@ def raise_alert(connection: Connection, message: Message) -> None:
         return
     revision = _write(connection, alert, message)
     if revision is None:
-        log.info("alert stands: id=%s severity=%s message=%s", alert.alert_id, alert.severity, message)
+        log.info("alert unchanged: id=%s severity=%s message=%s", alert.alert_id, alert.severity, message)
         return
     raised = AlertRaised(
         version=1,

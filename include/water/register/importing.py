@@ -89,7 +89,7 @@ def _check(layout: Layout | None, data: bytes | None, size: int) -> tuple[pyarro
         return SetResult(suite.name, 0, 0, (outcome,), {})
 
     if layout is None:
-        suite = SetSuite("register", (), description=f"A file that was dropped below {INCOMING}.")
+        suite = SetSuite("register", (), description=f"A file that was uploaded below {INCOMING}.")
         return None, suite, refused("the file's name", "sites*.csv or customers*.csv", "another name")
     suite = layout.suite()
     if data is None:
@@ -144,10 +144,10 @@ def _reject(
         "counts": {"bytes": int(file["size"])},
         "acceptances": [],
         "stopped": True,
-        "consequence": "Nothing of this file was applied. The register is as it was.",
+        "consequence": "No row of this file was applied. The register is unchanged.",
         "steps": [
-            {"text": "Correct the file and drop it again; under the same name, it closes the alarm."},
-            {"text": "The file as it came lies beside this page."},
+            {"text": "Correct the file and upload it again. If it has the same name, the alarm closes by itself."},
+            {"text": "The original file is in the same folder as this page."},
         ],
     }
     # Before the row: a file that is recorded as rejected always has its report.

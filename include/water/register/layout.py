@@ -60,7 +60,7 @@ class Layout:
         parsed = tuple(f"{name}_number" for name in self.numbers)
         return SetSuite(
             name=f"register_{self.kind}",
-            description=f"A file with {self.kind} of the network, as it was dropped below {INCOMING}.",
+            description=f"A file with {self.kind} of the network, as it was uploaded below {INCOMING}.",
             columns=(*self.columns, *parsed, LINE),
             rules=(*(not_null(column) for column in self.columns), *self.rules),
             queries=("select count(*) as rows from run",),

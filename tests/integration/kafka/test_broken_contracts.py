@@ -142,7 +142,7 @@ def test_three_old_dead_letters_in_a_row_open_the_alarm_of_a_quiet_topic(make_to
         send(quiet, b"junk", partition=day)
         tasks.claim_messages(consumer, f"day {day}")
     alarm = alarms(consumer)["many_dead_letters"]
-    assert f"topic {quiet.name}: 3 of the last 3 messages (100 %) break their contract" in alarm
+    assert f"topic {quiet.name}: 3 of the last 3 messages (100 %) are dead letters" in alarm
     let_days_pass(consumer, 30)
     send(busy, *good(1, 300))
     tasks.claim_messages(consumer, "only the other topic")

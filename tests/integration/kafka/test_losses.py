@@ -165,7 +165,7 @@ def test_a_second_stopped_topic_has_its_own_alarm_and_one_notification(make_topi
                 tasks.claim_messages(consumer, "with nothing else to claim")
     assert events(consumer) == [("opened", first.name), ("opened", second.name)]
     _, further = notifications(consumer)
-    assert f"{second.name} has lost the end of its log" in further["message"]
+    assert f"the log of topic {second.name} was truncated" in further["message"]
     assert f"reset {consumer.name} {second.name}" in further["message"]
     assert further["runbook"] == "docs/runbooks/topic-recreated.md"
     assert first.name not in further["message"]

@@ -55,9 +55,9 @@ def test_a_refilled_log_stops_its_partition_and_its_records_are_new(make_topic, 
     tasks.claim_messages(consumer, "after")
     assert numbers(other) == ["of another topic"]
     stopped = alarms(consumer)["consumer_stopped"]
-    assert f"topic {topic.name} has lost the end of its log and was filled again" in stopped
+    assert f"the log of topic {topic.name} was truncated and filled again" in stopped
     assert f"python -m include.streams.kafka reset {consumer.name} {topic.name}" in stopped
-    with pytest.raises(AirflowFailException, match="was filled again"):
+    with pytest.raises(AirflowFailException, match="was truncated and filled again"):
         tasks.claim_messages(consumer, "with nothing else to claim")
     assert "new 0" not in numbers(topic)
 

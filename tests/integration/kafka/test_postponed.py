@@ -88,7 +88,7 @@ def test_a_failing_effect_leaves_its_run_and_is_tried_until_it_succeeds(consumer
     assert waiting(consumer) == [], "a first failure is retried in its run"
     age_claims(consumer, 1)
     # Airflow does not retry this failure: the run ends, and no longer counts towards max_active_runs.
-    with pytest.raises(AirflowFailException, match=r"the effect fails.*maintain tries these messages again"):
+    with pytest.raises(AirflowFailException, match=r"the effect fails.*maintain retries these messages"):
         tasks.handle_chunk(consumer, chunk, "run")
     assert waiting(consumer) == [(0, 3, 0, 2)]
     assert tasks.handle_postponed([consumer]) == 0, "not before it is due"

@@ -66,7 +66,7 @@ def test_an_effect_that_is_gone_after_the_claim_postpones_its_messages(consumer,
     send(topic, order("before"), order("TypeError"))
     (chunk,) = tasks.claim_messages(consumer, "run")
     broken = replace(consumer, effect=f"{__name__}:no_such_effect")
-    with pytest.raises(AirflowFailException, match=r"cannot be imported.*maintain tries these messages again"):
+    with pytest.raises(AirflowFailException, match=r"cannot be imported.*maintain retries these messages"):
         tasks.handle_chunk(broken, chunk, "run")
     make_due(consumer)
     assert tasks.handle_postponed([broken]) == 0
@@ -118,7 +118,7 @@ def test_an_effect_that_fails_for_every_message_fails_its_run_at_once(consumer, 
     break_effect(True)
     send(topic, order("a"), order("b"))
     (chunk,) = tasks.claim_messages(consumer, "run")
-    with pytest.raises(AirflowFailException, match=r"TypeError.*maintain tries these messages again"):
+    with pytest.raises(AirflowFailException, match=r"TypeError.*maintain retries these messages"):
         tasks.handle_chunk(consumer, chunk, "run")
     assert waiting(consumer) == [(0, 2, 0, 2)]
     said = alarms(consumer)["effect_fails"]

@@ -52,7 +52,7 @@ def test_landed_records_are_not_confused_with_later_ones_of_a_truncated_log(land
 
     # The log is as long as before, and the epoch of its leader shows the loss.
     consumer = lanes[refilled]
-    with pytest.raises(AirflowFailException, match="was filled again"):
+    with pytest.raises(AirflowFailException, match="was truncated and filled again"):
         claim_landed(consumer, "second")
     assert f"offsets up to 8 of partition 0 had landed in {raw_table(refilled)}" in stopped(consumer.name)
     assert check_readiness(lane_of(consumer)) is Readiness.stopped
@@ -71,7 +71,7 @@ def test_landed_records_are_not_confused_with_later_ones_of_a_truncated_log(land
     one_by_one(short, *NEW)
     land(short, 0, 6, *NEW[:4])
     sink_commits(short, _0=14, _1=1)
-    with pytest.raises(AirflowFailException, match="was filled again"):
+    with pytest.raises(AirflowFailException, match="was truncated and filled again"):
         claim_landed(consumer, "third")
     assert verify(short).due == (), "Kafka has other records there"
     assert not check_gaps(short)

@@ -47,7 +47,7 @@ def good(*numbers: int) -> list[bytes]:
 def test_a_small_batch_of_bad_messages_keeps_an_alarm_until_good_ones(consumer, batch):
     lane = consumer()
     batch(lane, *[b"junk"] * 50)
-    assert "50 of the latest 50 messages (100 %) break their contract, 50 of them with not_json" in (alarm(lane) or "")
+    assert "50 of the latest 50 messages (100 %) are dead letters, 50 of them with not_json" in (alarm(lane) or "")
     batch(lane, *good(*range(99)))
     assert alarm(lane), "a third of the latest messages"
     batch(lane, *good(*range(100, 170)))

@@ -222,7 +222,7 @@ def test_no_run_starts_for_a_truncated_log(orders, lane):
     land(orders, 0, range(10, 20))
     a_later_leader_knows_nothing_of_it(consumer)
     assert check_readiness(waiting(consumer), verify_too=False) is Readiness.stopped
-    assert "lost the end of its log" in alarms_of(consumer.name)["consumer_stopped"][0]
+    assert f"the log of topic {consumer.topic.name} was truncated" in alarms_of(consumer.name)["consumer_stopped"][0]
 
 
 def test_a_truncated_partition_stops_no_other(landed_topic, send_orders, lane):
@@ -236,7 +236,7 @@ def test_a_truncated_partition_stops_no_other(landed_topic, send_orders, lane):
     a_later_leader_knows_nothing_of_it(consumer)
     # The trigger continues to check every few seconds.
     assert check_readiness(waiting(consumer), verify_too=False) is Readiness.partly_stopped
-    assert "lost the end of its log" in alarms_of(consumer.name)["consumer_stopped"][0]
+    assert f"the log of topic {consumer.topic.name} was truncated" in alarms_of(consumer.name)["consumer_stopped"][0]
     land(topic, 1, range(5))
     assert check_readiness(waiting(consumer), verify_too=False) is Readiness.ready
 

@@ -36,5 +36,5 @@ def test_a_share_around_the_limit_neither_opens_nor_closes_the_alarm():
 
 def test_the_text_names_count_share_most_frequent_reason_and_framing():
     text = text_of("the latest 40 messages", 40, {"not_json": 20, "tombstone": 5}, "Correct it", framed=7)
-    assert "25 of the latest 40 messages (62 %) break their contract, 20 of them with not_json. 7 begin like" in text
+    assert "25 of the latest 40 messages (62 %) are dead letters, 20 of them with not_json. 7 begin like" in text
     assert AlarmKind.many_dead_letters.with_runbook(text).endswith("Correct it (docs/runbooks/dead-letters.md)")

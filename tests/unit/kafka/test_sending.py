@@ -60,7 +60,7 @@ def test_the_key_is_the_topics_key_field():
 def test_the_key_is_the_field_that_the_caller_names(field, key):
     values = values_in(message())
     if key is None:
-        with pytest.raises(CannotSend, match=rf"message 1 \(line 1\): no text and no number in {field}, its key"):
+        with pytest.raises(CannotSend, match=rf"message 1 \(line 1\): its key {field} has no text and no number"):
             messages_of(TOPICS, "orders", values, key_field=field)
     else:
         assert messages_of(TOPICS, "orders", values, key_field=field)[0].key == key
@@ -76,7 +76,7 @@ def test_invalid_messages_are_named_with_their_lines_and_nothing_is_sent():
     with pytest.raises(CannotSend) as refused:
         messages_of(TOPICS, "orders", values_in(b"\n".join(lines)))
     text = str(refused.value)
-    assert "nothing was sent to orders, 3 of 4 messages are wrong" in text
+    assert "nothing was sent to orders, 3 of 4 messages are invalid" in text
     assert "message 2 (line 2): missing_field: price (missing)" in text
     assert "message 3 (line 3): not_json" in text
     assert "message 4 (line 4): wrong_type: quantity" in text
@@ -84,7 +84,7 @@ def test_invalid_messages_are_named_with_their_lines_and_nothing_is_sent():
 
 
 def test_of_many_invalid_messages_some_are_named_and_others_counted():
-    with pytest.raises(CannotSend, match=r"14 of 14 messages are wrong.*message 10 .*; and 4 more"):
+    with pytest.raises(CannotSend, match=r"14 of 14 messages are invalid.*message 10 .*; and 4 more"):
         messages_of(TOPICS, "orders", values_in(b"{}\n" * 14))
 
 
@@ -143,7 +143,7 @@ def test_a_foreign_topic_is_checked_with_headers_and_has_no_key():
         messages_of(topics, "hooks", values)
     type_header = webhooks.WEBHOOKS.by.name
     unwanted = [(name, b"star" if name == type_header else header) for name, header in webhook.headers]
-    with pytest.raises(CannotSend, match="no contract of the topic takes its type"):
+    with pytest.raises(CannotSend, match="the topic has no contract for its type"):
         messages_of(topics, "hooks", values, headers=unwanted)
 
 

@@ -77,7 +77,7 @@ def test_the_key_is_the_field_that_has_the_values_of_the_samples_keys():
     samples = of({"id": "a", "n": 1, "shop": "x"}, {"id": "b", "n": 2, "shop": "x"}, key="x")
     choice = chosen(samples)
     assert choice.key_field == "shop"
-    assert "key: shop, which the keys of all 2 samples are; KEY= names another" in choice.notes
+    assert "key: shop, which is the key of all 2 samples; KEY= names another" in choice.notes
 
 
 def test_a_topic_whose_keys_nobody_knows_has_none():
@@ -101,11 +101,11 @@ def test_the_id_is_a_field_that_differs_in_all_samples_nearest_to_the_top(docume
     [
         (Wishes(id="order"), "ID=order: no sample has this field; did you mean order_id"),
         (Wishes(id="header:x"), "ID=header:x: no sample has this header; they have: none. In a file, write a line"),
-        (Wishes(id="is_gift"), "ID=is_gift: sample 1 has no text and no whole number there"),
+        (Wishes(id="is_gift"), "ID=is_gift: it is no text and no whole number in sample 1"),
         (Wishes(id="version"), "ID=version: samples 1 and 2 have the same id and other content"),
         (Wishes(key="note"), "KEY=note: only 4 of 12 samples have it; name a field that all have"),
-        (Wishes(key="placed_at"), "KEY=placed_at: is a UtcTime; name a text or a whole number"),
-        (Wishes(kind="amount_cents"), "TYPE=amount_cents: no sample has a type of letters"),
+        (Wishes(key="placed_at"), "KEY=placed_at: it is a UtcTime; name a text or a whole number"),
+        (Wishes(kind="amount_cents"), "TYPE=amount_cents: in no sample is it a text of letters"),
         (Wishes(fields=("order_id", "nothing")), "FIELDS=nothing: no sample has this field"),
     ],
 )
@@ -124,7 +124,7 @@ def test_samples_without_an_id_are_refused():
 
 def test_a_list_is_not_picked():
     samples = of({"id": 1, "labels": []}, {"id": 2, "labels": ["a"]})
-    with pytest.raises(Refused, match="FIELDS=labels: is list in the samples"):
+    with pytest.raises(Refused, match="FIELDS=labels: found list in the samples"):
         chosen(samples, Wishes(fields=("labels",)))
     assert fields(chosen(samples)) == ["id"]
 

@@ -43,14 +43,20 @@ def sample(tmp_path: Path) -> str:
         (["--NAME", "a.b", "--FROM", "x", "--SHAPE", "round"], "SHAPE=round: chunked or per_message"),
         (
             ["--NAME", "a.b", "--FROM", "x", "--LANE", "standard", "--SHAPE", "chunked"],
-            "SHAPE=chunked: the standard lane",
+            "SHAPE=chunked: only the event lane",
         ),
         (["--NAME", "a.b", "--TOPIC", "b"], "NAME=a.b and TOPIC=b differ"),
         (["--NAME", "a.b", "--FROM", "/nowhere/x"], "FROM=/nowhere/x: No such file or directory"),
-        (["--NAME", "a.b", "--SCHEMA", "x.avsc"], "SCHEMA=x.avsc: Avro comes with a later release"),
-        (["--NAME", "a.b", "--FROM", "x", "--PACKAGE", "streams"], "package streams: the library has this name"),
-        (["--NAME", "a.b", "--FROM", "x", "--PACKAGE", "kafka"], "package kafka: the library has this name"),
-        (["--NAME", "a.b", "--FROM", "x", "--PACKAGE", "a-b"], "PACKAGE=a-b: a package has small letters"),
+        (["--NAME", "a.b", "--SCHEMA", "x.avsc"], "SCHEMA=x.avsc: Avro is not supported"),
+        (
+            ["--NAME", "a.b", "--FROM", "x", "--PACKAGE", "streams"],
+            "package streams: a folder of the library has this name",
+        ),
+        (
+            ["--NAME", "a.b", "--FROM", "x", "--PACKAGE", "kafka"],
+            "package kafka: a folder of the library has this name",
+        ),
+        (["--NAME", "a.b", "--FROM", "x", "--PACKAGE", "a-b"], "PACKAGE=a-b: a package's name has lower-case letters"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(capsys, arguments: list[str], said: str):

@@ -82,7 +82,7 @@ def test_uncommitted_changes_are_a_reason_to_refuse(tmp_path: Path):
 def test_a_module_that_needs_the_example_and_another_package_is_named(tmp_path: Path):
     mixed = f"from include.{EXAMPLE}.assets import A\nfrom include.shop.assets import B\n"
     folder = project(tmp_path, {"dags/batch/both.py": mixed, "include/shop/package.py": "SHOP = 1\n"})
-    with pytest.raises(Refused, match=r"nothing was removed: dags/batch/both\.py need the example and another package"):
+    with pytest.raises(Refused, match=r"nothing was removed: dags/batch/both\.py use the example and another package"):
         remove_example(folder, is_forced=True)
     assert (folder / "include" / EXAMPLE).exists()
 

@@ -72,9 +72,9 @@ def test_each_alternative_of_a_schema_gives_samples(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "schema", "said"),
     [
-        ("a.avsc", "{}", "Avro comes with a later release; give JSON Schema"),
-        ("a.proto", "syntax", "Protobuf comes with a later release"),
-        ("a.json", {"type": "record", "fields": []}, "is no JSON Schema; Avro and Protobuf come with a later release"),
+        ("a.avsc", "{}", "Avro is not supported; give a JSON Schema"),
+        ("a.proto", "syntax", "Protobuf is not supported"),
+        ("a.json", {"type": "record", "fields": []}, "it is no JSON Schema; Avro and Protobuf are not supported"),
         ("a.json", "{", "cannot be read as JSON"),
         ("a.json", {"type": "string"}, "describes no object"),
         (
