@@ -163,7 +163,6 @@ def test_an_object_with_many_names_and_one_of_them_twice_is_read_once():
     assert time.process_time() - started < 10
 
 
-
 def test_an_event_of_a_foreign_contract_cannot_be_serialized():
     with pytest.raises(TypeError, match="somebody else defines the messages of topic builds"):
         BUILDS.serialize(BUILDS.parse(value(), HEADERS))
