@@ -6,6 +6,7 @@ A guess leaves room: a value beyond its bound is a dead letter. It says in a com
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,6 +92,9 @@ def _integer(values: Sequence[int], schema: dict[str, Any]) -> Guess | None:
 
 
 def _number(values: Sequence[float], schema: dict[str, Any]) -> Guess | None:
+    if not all(map(math.isfinite, values)):
+        # A number such as 1e999, which no contract accepts.
+        return None
     lowest, highest = min(values), max(values)
     size = _power(int(max(abs(lowest), abs(highest))))
     bounds = {"ge": "0" if lowest >= 0 else f"-{_shown(size)}", "le": _shown(size)}

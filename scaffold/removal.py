@@ -4,8 +4,10 @@
 2. Lines that end with `# example`, and lines between `# example: begin` and `# example: end`, in any file; in Markdown,
    `<!-- example: begin -->` and `<!-- example: end -->`.
 3. Its name in `include/project.py`.
-4. Every file of Python that names its package after that: its Dags and plugins.
+4. Every file of Python whose code names its package after that: its Dags and plugins.
 5. JSON Schemas of topics that nobody declares any more, and pictures that no page shows any more.
+
+Nothing in a folder of another package is changed, whatever it is called and whatever its lines end with.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import ast
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from scaffold.editing import without_package
 from scaffold.errors import Refused
-from scaffold.trial import Trial, trial
+from scaffold.trial import Trial, of_the_project, trial
 
 EXAMPLE = "water"
 BINDING = "include/project.py"
@@ -43,7 +46,8 @@ def remove_example(root: Path, *, is_forced: bool = False) -> list[str]:
     Raises:
         Refused: Nothing was removed; the text says why.
     """
-    if not (root / "include" / EXAMPLE).exists():
+    # Also without the package: an earlier removal may have been killed in the middle.
+    if not (root / "include" / EXAMPLE).exists() and not any(map(_is_of_the_example, of_the_project(root))):
         raise Refused(f"there is no include/{EXAMPLE}/: the example is removed already")
     if not is_forced:
         _refuse_uncommitted(root)
@@ -73,19 +77,47 @@ def _refuse_uncommitted(root: Path) -> None:
         raise Refused(f"{count} changes are not committed: commit them first, or run it again with FORCE=1")
 
 
+def _is_of_the_example(path: str) -> bool:
+    return EXAMPLE in Path(path).parent.parts
+
+
+def _is_of(path: str, packages: Collection[str]) -> bool:
+    """Whether a file is in a folder of one of these packages, such as include/shop/ or tests/unit/shop/."""
+    parts = Path(path).parent.parts
+    place = {"include": 1, "benchmarks": 1, "tests": 2}.get(parts[0]) if parts else None
+    return place is not None and len(parts) > place and parts[place] in packages
+
+
+def _code_names_it(source: str) -> bool:
+    """Whether a module names the example's package; comments and docstrings do not count."""
+    if not _NAMES_IT.search(source):
+        return False
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value = ast.Constant("")
+    return _NAMES_IT.search(ast.unparse(tree)) is not None
+
+
 def _remove(copy: Trial) -> None:
+    declared = (re.fullmatch(r"include/(\w+)/package\.py", path) for path in copy.paths())
+    packages = {found[1] for found in declared if found} - {EXAMPLE}
     for path in copy.paths():
-        if EXAMPLE in Path(path).parent.parts:
+        if _is_of_the_example(path) and not _is_of(path, packages):
             copy.remove(path)
     for path in copy.paths():
+        if _is_of(path, packages):
+            continue
         if Path(path).suffix in _TEXTS or Path(path).name.startswith("."):
             text = copy.read(path) or ""
             if (left := without_marked(text, path)) != text:
                 copy.write(path, left)
     copy.write(BINDING, without_package(copy.read(BINDING) or "", EXAMPLE))
-    theirs = [path for path in copy.paths() if path.endswith(".py") and _NAMES_IT.search(copy.read(path) or "")]
-    if mixed := [path for path in theirs if _other_packages(copy.read(path) or "", copy)]:
-        raise Refused(f"nothing was removed: {', '.join(mixed)} use the example and another package; change them first")
+    theirs = [path for path in copy.paths() if path.endswith(".py") and _code_names_it(copy.read(path) or "")]
+    if mixed := [p for p in theirs if _is_of(p, packages) or _other_packages(copy.read(p) or "", copy)]:
+        raise Refused(
+            f"nothing was removed: {', '.join(mixed)} use the example and another package; change them first"
+        )
     for path in theirs:
         copy.remove(path)
 

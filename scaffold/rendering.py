@@ -67,7 +67,7 @@ def render(names: Names, choice: Choice, origin: Origin, shape: str) -> dict[str
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(comment=_comment, source=_source, doc=_doc)
+    environment.filters.update(comment=_comment, source=_source, doc=_doc, literal=_literal)
     context = _context(names, choice, origin, shape)
     return {path: environment.get_template(f"{name}.j2").render(context) for path, name in files.items()}
 
@@ -140,6 +140,11 @@ def _source(source: At | FromHeader) -> str:
     """The code of a source."""
     held: Any = source.path if isinstance(source, At) else source.name
     return f"{type(source).__name__}({held!r})"
+
+
+def _literal(text: str) -> str:
+    """A text as code: a file's name may hold quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _comment(text: str, indent: int = 0) -> str:

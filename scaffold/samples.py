@@ -140,13 +140,17 @@ def _samples(values: Iterable[Value]) -> Iterator[Sample]:
     for value in values:
         try:
             text = (value.data or b"").decode()
-            document = json.loads(text)
+            document = json.loads(text, parse_constant=_refuse)
             key = value.key.decode() if value.key is not None else None
             headers = {name: held.decode() for name, held in value.headers if held is not None}
         except (ValueError, RecursionError):
             continue
         if isinstance(document, dict):
             yield Sample(text, document, headers, key)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON: every message with it is a dead letter")
 
 
 def kept(samples: Sequence[Sample], kind_of: Any) -> list[Sample]:

@@ -150,17 +150,22 @@ def _refuse_what_exists(names: Names, root: Path) -> None:
         )
 
 
+def _shown(file: Path) -> str:
+    """The name of a file, without characters that no source file holds."""
+    return "".join(character if character.isprintable() else "?" for character in file.name[-60:])
+
+
 def _input(order: Order) -> _Input:
     if order.schema:
         samples, fields = from_schema(order.schema)
-        return _Input(samples, Origin(f"the JSON Schema {order.schema.name[-60:]}"), fields, [])
+        return _Input(samples, Origin(f"the JSON Schema {_shown(order.schema)}"), fields, [])
     if order.topic:
         samples, others, partitions = from_topic(order.topic)
         origin = Origin(f"{len(samples)} messages of the topic", partitions)
     else:
         assert order.from_
         samples, others = from_file(order.from_)
-        origin = Origin(f"{len(samples)} messages of {order.from_.name[-60:]}")
+        origin = Origin(f"{len(samples)} messages of {_shown(order.from_)}")
     notes = [f"{others} messages whose value is no JSON object were left out"] if others else []
     if len(samples) < FEW:
         notes.append(f"only {len(samples)} messages were read: more messages give better guesses")

@@ -137,13 +137,13 @@ def trial(root: Path) -> Iterator[Trial]:
     """
     with tempfile.TemporaryDirectory(prefix="scaffold-") as name:
         folder = Path(name) / "project"
-        for path in _of_the_project(root):
+        for path in of_the_project(root):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / path, folder / path)
         yield Trial(root, folder)
 
 
-def _of_the_project(root: Path) -> list[str]:
+def of_the_project(root: Path) -> list[str]:
     """The files that git knows or would add; without git, all."""
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -211,8 +212,9 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) == len(pairs):
         return members
     ambiguous = _Ambiguous(members)
-    names = [name for name, _ in pairs]
-    ambiguous.repeated = frozenset(name for name in members if names.count(name) > 1)
+    # One pass: a hostile object may have a hundred thousand names, and a pass for each would take hours.
+    numbers = Counter(name for name, _ in pairs)
+    ambiguous.repeated = frozenset(name for name, number in numbers.items() if number > 1)
     return ambiguous
 
 

@@ -232,7 +232,8 @@ def messages_of(
                 problems.append(f"message {number} (line {value.line}): the topic has no contract for its type")
                 continue
         own_key = topic.key if topic else None
-        key = _field(value.data or b"", key_field or own_key or "")
+        path = key_field or own_key
+        key = _field(value.data or b"", path) if path else None
         if key_field is None and value.key is not None:
             key = value.key
         elif key_field is None and own_key is not None and event is not None:

@@ -86,7 +86,10 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
     from airflow.sdk.exceptions import AirflowTaskTimeout
 
     _check_shape(consumer, Shape.chunked)
-    _check_functions(consumer)
+    # The retry of a killed task, or a cleared run: its chunks get tasks, which leave them to the Dag maintain. If this
+    # task failed, the claim would stay open after the repair, until a person clears its run.
+    if not _has_claim(consumer, run_id):
+        _check_functions(consumer)
 
     def max_messages(connection: Connection) -> int:
         return 0 if _blocks_claims(connection, consumer, run_id) else consumer.max_messages_per_claim
@@ -174,6 +177,12 @@ def _check_functions(consumer: Consumer) -> None:
     except FunctionUnusable as error:
         _alarm_failing_effect(consumer, str(error))
         raise _permanent_failure(f"{error}. Nothing was claimed; the messages wait in Kafka") from error
+
+
+def _has_claim(consumer: Consumer, run_id: str) -> bool:
+    of_run = select(claims.c.id).where(claims.c.consumer == consumer.name, claims.c.run_id == run_id)
+    with begin() as connection:
+        return connection.scalar(of_run) is not None
 
 
 def _alarm_failing_effect(consumer: Consumer, text: str) -> None:

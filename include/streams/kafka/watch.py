@@ -24,7 +24,7 @@ from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 from include.streams.operations.alarm_kinds import AlarmKind
-from include.streams.operations.alarms import add_to_alarm, close_alarm, close_others, open_alarm
+from include.streams.operations.alarms import add_lasting, add_to_alarm, close_alarm, close_others, open_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.each import do_each, shuffled
 from include.streams.operations.tables import Outcome, alarms, claims, inbox, log_ends, open_transactions
@@ -229,7 +229,7 @@ def _remedies(consumer: WatchedConsumer) -> str:
 
 
 def alarm_stopped_topics(connection: Connection, consumer: Consumer, stopped: Mapping[str, str]) -> None:
-    """Open an alarm for each stopped topic.
+    """Open an alarm for each stopped topic, or add what has happened to it since.
 
     Args:
         connection: A connection in a transaction.
@@ -238,7 +238,7 @@ def alarm_stopped_topics(connection: Connection, consumer: Consumer, stopped: Ma
     """
     for topic, why in sorted(stopped.items()):
         text = resume_text(consumer, {topic: why})
-        open_alarm(connection, consumer.name, AlarmKind.consumer_stopped, text, key=topic)
+        add_lasting(connection, consumer.name, AlarmKind.consumer_stopped, [text], key=topic)
 
 
 def resume_text(consumer: Consumer, stopped: Mapping[str, str]) -> str:

@@ -166,7 +166,8 @@ def commit_clean(consumer: LandingConsumer, results: Iterable[ValidatedUnit], ru
         "ranges": as_parts(ranges),
         "landed": landed,
         "dead_lettered": sum(result["dead_lettered"] for result in results) + conflicting,
-        "not_wanted": sum(result["not_wanted"] for result in results),
+        # Tasks of the release before do not count it.
+        "not_wanted": sum(result.get("not_wanted", 0) for result in results),
         # Includes ranges for which there was no unit, because no offset in them holds a record.
         "without_record": sum(map(len, ranges)) - landed,
         "repeated": sum(result["repeated"] for result in results),

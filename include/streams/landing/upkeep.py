@@ -282,7 +282,7 @@ def _report_lost_logs(topic: Topic, snapshot: LandingSnapshot) -> None:
     from include.streams.landing.gaps import RUNBOOK
     from include.streams.landing.tables import raw_table
     from include.streams.operations.alarm_kinds import AlarmKind
-    from include.streams.operations.alarms import add_lasting, close_alarm
+    from include.streams.operations.alarms import add_lasting, close_others
     from include.streams.operations.database import begin
 
     with begin() as connection:
@@ -291,7 +291,8 @@ def _report_lost_logs(topic: Topic, snapshot: LandingSnapshot) -> None:
             add_lasting(connection, raw_table(topic), AlarmKind.consumer_stopped, texts, key=topic.name)
         elif all(partition in {p.number for p in snapshot.kafka} for partition in snapshot.checked):
             # Only if all partitions were compared: one that does not answer may still have lost records.
-            close_alarm(connection, raw_table(topic), AlarmKind.consumer_stopped, key=topic.name)
+            # Whatever the key: alarms that the release before opened have none.
+            close_others(connection, raw_table(topic), AlarmKind.consumer_stopped)
 
 
 def _checked(topic: Topic) -> tuple[str, dict[int, int]]:

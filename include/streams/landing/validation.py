@@ -23,12 +23,13 @@ from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.lake.catalog import warehouse_io
 from include.streams.lake.datafiles import filesystem
 from include.streams.lake.engine import connect, literal, local_copies, quoted, read_files
-from include.streams.lake.offsets import rows_in_ranges
+from include.streams.lake.offsets import LogRange, rows_in_ranges
 from include.streams.lake.types import arrow_type, sql_type
 from include.streams.landing import dead_letters, staging
 from include.streams.landing.broken_files import read_with_repair
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.index import stored_files
+from include.streams.landing.positions import claim_of
 from include.streams.landing.tables import OFFSET_COLUMNS, load_landing_table
 from include.streams.landing.units import offset_ranges
 from include.streams.landing.xcom import ValidatedUnit, WorkUnit
@@ -89,13 +90,14 @@ def validate_unit(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> Val
     from include.streams.landing.planning import plan_again
 
     def validate() -> ValidatedUnit:
+        planned = _as_planned_now(consumer, unit, run_id)
         try:
-            return _validate(consumer, unit, run_id)
+            return _validate(consumer, planned, run_id)
         except (OSError, duckdb.Error) as error:
             # DuckDB wraps the filesystem's exception only in some places, so the files themselves are checked.
             table = load_landing_table(consumer.topic)
-            present = stored_files(table, ((r["partition"], r["start"], r["end"]) for r in unit["ranges"]))
-            gone = {file["path"] for file in unit["files"]} - {file.path for file in present}
+            present = stored_files(table, ((r["partition"], r["start"], r["end"]) for r in planned["ranges"]))
+            gone = {file["path"] for file in planned["files"]} - {file.path for file in present}
             if not gone:
                 raise
             log.warning(
@@ -104,7 +106,7 @@ def validate_unit(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> Val
                 gone,
                 error,
             )
-            return _validate(consumer, plan_again(consumer, unit), run_id)
+            return _validate(consumer, plan_again(consumer, planned), run_id)
 
     return read_with_repair(consumer.topic, validate, conn_id=consumer.conn_id)
 
@@ -161,6 +163,21 @@ def _validate(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> Validat
     }
     log.info("validated: consumer=%s run_id=%s %s", consumer.name, run_id, validated)
     return validated
+
+
+def _as_planned_now(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> WorkUnit:
+    """The unit; planned again if the release before has planned it, because its units lack what this task needs.
+
+    Otherwise a run that was in progress during a deploy would fail at each retry, and stop the lane.
+    """
+    from include.streams.landing.planning import plan_again
+
+    if "staging" in unit:
+        return unit
+    _, claimed = claim_of(consumer, run_id)
+    logs = {part.partition: part.topic_id for part in claimed}
+    ranges: list[LogRange] = [{**part, "log": logs[part["partition"]]} for part in unit["ranges"]]
+    return plan_again(consumer, {**unit, "ranges": ranges})
 
 
 def _schema(unit: WorkUnit) -> Schema:
@@ -356,8 +373,11 @@ def staged(connection: DuckDBPyConnection, consumer: LandingConsumer, files: Seq
     if not parts:
         nulls = ", ".join(f"null::{sql_type(kind)} as {quoted(name)}" for name, kind in columns.items())
         return f"select {nulls} where false"
+    # By name: files of the release before lack the column NOT_WANTED.
+    columns_of_all = f"select null::boolean as {quoted(rows.NOT_WANTED)} where false union all by name select *"
     return " union all ".join(
-        f"select {names} from read_parquet([{', '.join(map(literal, local_copies(connection, listed)))}]) {condition}"
+        f"select {names} from ({columns_of_all} from read_parquet("
+        f"[{', '.join(map(literal, local_copies(connection, listed)))}], union_by_name = true)) {condition}"
         for listed, condition in parts
     )
 
@@ -366,6 +386,6 @@ def _by_kind(files: Sequence[str]) -> Iterator[tuple[list[str], str]]:
     parsed = [file for file in files if file.endswith(PARSED_SUFFIX)]
     fast = [file for file in files if file not in parsed]
     if fast:
-        yield fast, f"where not {quoted(rows.NEEDS_PARSER)} and not {quoted(rows.NOT_WANTED)}"
+        yield fast, f"where not {quoted(rows.NEEDS_PARSER)} and not coalesce({quoted(rows.NOT_WANTED)}, false)"
     if parsed:
         yield parsed, ""

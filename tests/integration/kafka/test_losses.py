@@ -220,6 +220,17 @@ def test_each_of_many_stopped_topics_is_notified_once(make_topic, make_consumer)
     assert sorted(events(consumer)) == [("opened", topic) for topic in stopped]
 
 
+def test_a_further_stopped_partition_of_a_topic_is_added_to_its_alarm(make_topic, make_consumer):
+    consumer = make_consumer(make_topic())
+    first, second = "partition 3 has lost its end", "partition 0 has lost its end"
+    for why in (first, first, second, second):
+        with begin() as connection:
+            watch.alarm_stopped_topics(connection, consumer, {"orders": why})
+    assert events(consumer) == [("opened", "orders"), ("continued", "orders")]
+    message = alarms(consumer)["consumer_stopped"]
+    assert (first in message, second in message) == (True, True)
+
+
 def test_a_lasting_condition_is_notified_once_even_if_the_alarm_is_full(make_topic, make_consumer):
     consumer = make_consumer(make_topic())
     texts = [f"partition {n:05} {'x' * 200}" for n in range(40)]

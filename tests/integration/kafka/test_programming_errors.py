@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
@@ -77,6 +78,23 @@ def test_an_effect_that_is_gone_after_the_claim_postpones_its_messages(consumer,
     finally:
         ERRORS["TypeError"] = ERRORS_BEFORE
     assert (numbers(topic), open_claims(consumer)) == (["before", "TypeError"], 0)
+
+
+def test_a_retried_claim_whose_effect_is_gone_is_handled_after_the_repair(consumer, send, monkeypatch):
+    (topic,) = consumer.topics
+    send(topic, order("a"), order("b"))
+    with monkeypatch.context() as killed:
+        killed.setattr(tasks, "_handle", Mock(side_effect=SystemExit))
+        with pytest.raises(SystemExit):
+            tasks.claim_messages(consumer, "run")
+    # Airflow retries the task with the code of the next deploy.
+    broken = replace(consumer, effect=f"{__name__}:no_such_effect")
+    (chunk,) = tasks.claim_messages(broken, "run")
+    with pytest.raises(AirflowFailException, match="maintain tries these messages again"):
+        tasks.handle_chunk(broken, chunk, "run")
+    make_due(consumer)
+    assert tasks.handle_postponed([consumer]) == 1
+    assert (numbers(topic), open_claims(consumer)) == (["a", "b"], 0)
 
 
 @pytest.mark.parametrize("kind", sorted(ERRORS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -151,6 +152,15 @@ def test_a_name_that_occurs_twice_is_refused_only_on_a_picked_path():
         name = picked.partition(b":")[0].replace(b"\\u006d", b"m")
         message = value().replace(name + b":", picked + b", " + name + b":", 1)
         assert refusal(message) == f"not_json: {path}: a name occurs twice in one object"
+
+
+def test_an_object_with_many_names_and_one_of_them_twice_is_read_once():
+    members = {f"n{number}": number for number in range(20_000)}
+    message = value(**members)[:-1] + b', "n1": 1}'
+    started = time.process_time()
+    # A pass over all names for each name takes minutes.
+    assert topic(max_bytes=1_000_000).parse(message, HEADERS) == BUILDS.parse(value(), HEADERS)
+    assert time.process_time() - started < 10
 
 
 def test_an_event_of_a_foreign_contract_cannot_be_serialized():

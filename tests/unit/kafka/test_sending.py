@@ -69,6 +69,8 @@ def test_the_key_is_the_field_that_the_caller_names(field, key):
 def test_the_key_may_be_a_field_of_an_object():
     values = values_in(b'{"a": {"b": "c"}}')
     assert messages_of(TOPICS, "other", values, key_field="a.b", is_checked=False)[0].key == b"c"
+    # A member without a name is no key.
+    assert messages_of(TOPICS, "other", values_in(b'{"": "x"}'), is_checked=False)[0].key is None
 
 
 def test_invalid_messages_are_named_with_their_lines_and_nothing_is_sent():

@@ -9,6 +9,7 @@ import pytest
 from include.streams import At, FromHeader
 from scaffold.choosing import MAX_PICKED, Choice, Wishes
 from scaffold.errors import Refused
+from scaffold.samples import from_file
 from tests.unit.scaffold.samples import TYPED, chosen, of, of_webhooks, orders
 
 
@@ -136,3 +137,11 @@ def test_a_field_whose_values_have_several_types_is_not_picked():
 def test_names_that_a_contract_cannot_have_are_changed():
     choice = chosen(of(*({"id": n, "event_id": 5, "copy": "a", "class": "b", "a": {"B-c": "d"}} for n in range(2))))
     assert fields(choice) == ["id", "event_id_value", "copy_value", "class_value", "a_b_c"]
+
+
+def test_samples_that_are_not_json_are_left_out_and_infinite_numbers_are_not_picked(tmp_path: Path):
+    file = tmp_path / "odd.jsonl"
+    file.write_text('{"id": "a", "x": NaN}\n{"id": "b", "x": 1e999}\n{"id": "c", "x": -Infinity}\n{"id": "d"}\n')
+    samples, others = from_file(file)
+    assert ([sample.document["id"] for sample in samples], others) == (["b", "d"], 2)
+    assert fields(chosen(samples)) == ["id"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from scaffold.guessing import guess, wider
@@ -29,7 +31,7 @@ def test_a_guess_leaves_room(values, expected, bounds):
     assert not found.is_known
 
 
-@pytest.mark.parametrize("values", [[1, "1"], [True, 1], [2**63], ["a\0b"], ["x" * 20_000], [None]])
+@pytest.mark.parametrize("values", [[1, "1"], [True, 1], [2**63], ["a\0b"], ["x" * 20_000], [None], [1, math.inf]])
 def test_values_that_no_type_takes_have_no_guess(values):
     assert guess(values) is None
 

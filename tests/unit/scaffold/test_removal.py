@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from scaffold.errors import Refused
-from scaffold.removal import EXAMPLE, remove_example, without_marked
+from scaffold.removal import EXAMPLE, _remove, remove_example, without_marked
+from scaffold.trial import trial
 from tests.unit.scaffold.samples import ROOT
 
 # In capitals, so that this file has no marks of its own.
@@ -91,3 +92,46 @@ def test_a_second_time_there_is_nothing_to_remove(tmp_path: Path):
     (tmp_path / "include").mkdir()
     with pytest.raises(Refused, match=f"there is no include/{EXAMPLE}/: the example is removed already"):
         remove_example(tmp_path)
+
+
+SHOP = {"include/shop/package.py": "SHOP = 1\n"}
+
+
+def test_files_of_another_package_stay_as_they_are(tmp_path: Path):
+    files = {
+        f"include/shop/{EXAMPLE}/levels.py": "LEVEL = 1\n",
+        f"tests/unit/shop/{EXAMPLE}/test_levels.py": "LEVEL = 1\n",
+        "include/shop/prices.py": f'"""As in include.{EXAMPLE}.alerts."""\n\nPRICE = 1  # example\n',
+    }
+    folder = project(tmp_path, SHOP | files)
+    with trial(folder) as copy:
+        _remove(copy)
+        assert {path: copy.read(path) for path in files} == files
+        assert copy.removed() == [f"include/{EXAMPLE}/package.py"]
+
+
+def test_a_module_that_names_the_example_only_in_its_text_stays(tmp_path: Path):
+    own, of_the_example = "dags/batch/own.py", "dags/batch/levels.py"
+    files = {
+        own: f'"""Like include.{EXAMPLE}.package."""\n\n# include.{EXAMPLE}.alerts has another one\nDAG = 1\n',
+        of_the_example: f'EFFECT = "include.{EXAMPLE}.alerts:effect"\n',
+    }
+    with trial(project(tmp_path, SHOP | files)) as copy:
+        _remove(copy)
+        assert copy.removed() == [of_the_example, f"include/{EXAMPLE}/package.py"]
+        assert copy.read(own) == files[own]
+
+
+def test_a_module_of_another_package_that_needs_the_example_is_named(tmp_path: Path):
+    folder = project(tmp_path, SHOP | {"include/shop/levels.py": f"import include.{EXAMPLE}.alerts\n"})
+    with trial(folder) as copy, pytest.raises(Refused, match=r"include/shop/levels\.py need the example and another"):
+        _remove(copy)
+
+
+def test_a_removal_that_was_killed_in_the_middle_can_be_finished(tmp_path: Path):
+    folder = project(tmp_path, {f"tests/unit/{EXAMPLE}/test_levels.py": "LEVEL = 1\n"})
+    # What is removed first.
+    (folder / "include" / EXAMPLE / "package.py").unlink()
+    (folder / "include" / EXAMPLE).rmdir()
+    with pytest.raises(Refused, match="1 changes are not committed"):
+        remove_example(folder)

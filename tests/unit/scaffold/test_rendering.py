@@ -90,3 +90,12 @@ def test_guesses_are_marked_and_what_a_schema_says_is_not(folder: Path):
     assert "# guess: 9 characters, in 12 of 12 samples\n    order_id: Identifier" in text
     above = text[: text.index("    amount_cents: Annotated[int, Field(ge=0, le=5000)]")].splitlines()[-1]
     assert "guess" not in above
+
+
+def test_the_name_of_a_sample_file_is_a_text_and_no_code(folder: Path):
+    of, name = names(), 'a" + str(1 / 0) + "\\ {{ names }}.jsonl'
+    files = render(of, choice_of("own", of, folder), Origin(f"3 messages of {name}"), "chunked")
+    path = folder / "topics.py"
+    path.write_text(files["include/code/topics.py"])
+    (topic,) = load(path).TOPICS
+    assert topic.description == f"Learned by make topic from 3 messages of {name}."
