@@ -115,9 +115,7 @@ def _remove(copy: Trial) -> None:
     copy.write(BINDING, without_package(copy.read(BINDING) or "", EXAMPLE))
     theirs = [path for path in copy.paths() if path.endswith(".py") and _code_names_it(copy.read(path) or "")]
     if mixed := [p for p in theirs if _is_of(p, packages) or _other_packages(copy.read(p) or "", copy)]:
-        raise Refused(
-            f"nothing was removed: {', '.join(mixed)} use the example and another package; change them first"
-        )
+        raise Refused(f"nothing was removed: {', '.join(mixed)} use the example and another package; change them first")
     for path in theirs:
         copy.remove(path)
 

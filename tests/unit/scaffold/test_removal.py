@@ -124,7 +124,7 @@ def test_a_module_that_names_the_example_only_in_its_text_stays(tmp_path: Path):
 
 def test_a_module_of_another_package_that_needs_the_example_is_named(tmp_path: Path):
     folder = project(tmp_path, SHOP | {"include/shop/levels.py": f"import include.{EXAMPLE}.alerts\n"})
-    with trial(folder) as copy, pytest.raises(Refused, match=r"include/shop/levels\.py need the example and another"):
+    with trial(folder) as copy, pytest.raises(Refused, match=r"include/shop/levels\.py use the example and another"):
         _remove(copy)
 
 
