@@ -68,7 +68,7 @@ def main() -> int:
         alone = measure(bench, "alone", options.leaks)
         bench.send(SERVICE_REQUESTS.name, [request(n) for n in range(options.requests)])
         bench.wait_until(lambda: bench.runs(TRIAGE).get("running", 0) > 0, "runs for requests", 120)
-        beside = measure(bench, "beside requests", options.leaks)
+        beside = measure(bench, "beside", options.leaks)
         handled = bench.runs(TRIAGE).get("success", 0)
         if handled >= options.requests:
             raise RuntimeError(f"all {handled} requests were handled before the last leak: send more with --requests")
