@@ -90,7 +90,7 @@ def test_a_retried_claim_whose_effect_is_gone_is_handled_after_the_repair(consum
     # Airflow retries the task with the code of the next deploy.
     broken = replace(consumer, effect=f"{__name__}:no_such_effect")
     (chunk,) = tasks.claim_messages(broken, "run")
-    with pytest.raises(AirflowFailException, match="maintain tries these messages again"):
+    with pytest.raises(AirflowFailException, match="maintain retries these messages"):
         tasks.handle_chunk(broken, chunk, "run")
     make_due(consumer)
     assert tasks.handle_postponed([consumer]) == 1
