@@ -173,6 +173,11 @@ class BenchStack:
         os.environ.update(stack.environment())
         return BenchStack(stack)
 
+    def run_only(self, dag_ids: set[str], folder: Path) -> None:
+        """Wait until every Dag file of a folder is parsed, and pause its other Dags."""
+        for dag_id in self.wait_for_dags(folder) - dag_ids:
+            self.pause(dag_id)
+
     def pause(self, dag_id: str, is_paused: bool = True) -> None:
         self.request("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": is_paused})
 

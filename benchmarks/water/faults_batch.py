@@ -266,8 +266,7 @@ def main() -> int:
     kills: collections.Counter[str] = collections.Counter()
     environment = {"AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30"}
     with bench_stack(environment, dags=PROJECT / "dags", services=SERVICES) as bench:
-        for dag_id in bench.wait_for_dags(PROJECT / "dags") - DAG_IDS:
-            bench.pause(dag_id)
+        bench.run_only(DAG_IDS, PROJECT / "dags")
         lake = Lake(bench)
         traffic = Traffic(bench, options.messages)
         odd = OddReadings(bench)

@@ -8,15 +8,12 @@ import random
 import statistics
 import sys
 import time
-import uuid
-from datetime import UTC, datetime
 
 from benchmarks.bench_stack import BenchStack, bench_stack, say
 from benchmarks.results import print_result
-from benchmarks.water.faults_requests import DAG_IDS, HARMLESS, TRIAGE
+from benchmarks.water.faults_requests import DAG_IDS, HARMLESS, TRIAGE, service_request
 from benchmarks.water.lanes import AlertLane
-from include.water.sites import DISTRICTS
-from include.water.topics import LEAKS_DETECTED, SERVICE_REQUESTS, Channel, ServiceRequest
+from include.water.topics import LEAKS_DETECTED, SERVICE_REQUESTS
 from stack.stack import PROJECT
 
 LEAKS = AlertLane(LEAKS_DETECTED, "noisy")
@@ -40,21 +37,6 @@ def measure(bench: BenchStack, prefix: str, leaks: int) -> list[float]:
     return seconds
 
 
-def request(number: int) -> bytes:
-    event = ServiceRequest(
-        version=1,
-        request_id=f"SR-{uuid.uuid4().int % 10**12:012d}",
-        received_at=datetime.now(UTC),
-        channel=Channel.web,
-        customer_id=f"C-{random.randrange(10**6):06d}",
-        district_id=random.choice(list(DISTRICTS)),
-        address=None,
-        subject="Help",
-        text=HARMLESS.format(n=number),
-    )
-    return SERVICE_REQUESTS.serialize(event)[1]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.water.noisy", description=__doc__)
     parser.add_argument("--requests", type=int, default=3_000, help="requests sent at once (default: %(default)s)")
@@ -62,11 +44,11 @@ def main() -> int:
     options = parser.parse_args()
     with bench_stack(dags=PROJECT / "dags") as bench:
         # This stack has no feed, no object store and no Kafka Connect.
-        for dag_id in bench.wait_for_dags(PROJECT / "dags") - DAG_IDS:
-            bench.pause(dag_id)
+        bench.run_only(DAG_IDS, PROJECT / "dags")
         measure(bench, "warm", 5)
         alone = measure(bench, "alone", options.leaks)
-        bench.send(SERVICE_REQUESTS.name, [request(n) for n in range(options.requests)])
+        requests = [service_request(HARMLESS.format(n=n)) for n in range(options.requests)]
+        bench.send(SERVICE_REQUESTS.name, [SERVICE_REQUESTS.serialize(request)[1] for request in requests])
         bench.wait_until(lambda: bench.runs(TRIAGE).get("running", 0) > 0, "runs for requests", 120)
         beside = measure(bench, "beside", options.leaks)
         handled = bench.runs(TRIAGE).get("success", 0)

@@ -27,16 +27,15 @@ _INLETS = ", ".join(f"'{district.inlet_meter_id}'" for district in DISTRICTS.val
 # it. A meter whose clock runs ahead, or a producer that sets its own record timestamps, must not hide that the other
 # readings are old.
 _TIMES = f"""
-with arrived as (select *, quantile_disc(kafka_timestamp, 0.99) over () as last_arrival from run),
-network as (select count(distinct meter_id) as meters from run)
+with arrived as (select *, quantile_disc(kafka_timestamp, 0.99) over () as last_arrival from run)
 select
     count(*) - count(distinct event_id) as repeated,
-    case when any_value(meters) >= {_ENOUGH_METERS} then (epoch(any_value(last_arrival)) - epoch(
+    case when count(distinct meter_id) >= {_ENOUGH_METERS} then (epoch(any_value(last_arrival)) - epoch(
         max(read_at) filter (read_at <= least(kafka_timestamp, last_arrival) + interval 1 hour)
     )) / 3600 end as newest_age_hours,
-    case when any_value(meters) >= {_ENOUGH_METERS} then avg((read_at > kafka_timestamp + interval 1 hour)::int) end
-        as share_ahead
-from arrived, network
+    case when count(distinct meter_id) >= {_ENOUGH_METERS}
+        then avg((read_at > kafka_timestamp + interval 1 hour)::int) end as share_ahead
+from arrived
 """
 
 # Only hours that the run covers completely: after the first hour and before the last hour of most meters. Each meter
@@ -44,10 +43,10 @@ from arrived, network
 # of few meters, only readings that arrived within an hour count: if these cover hours, most of the network is silent.
 # The rest is what a few meters had kept, while the others are in other runs.
 _VOLUME = f"""
-with network as (select count(distinct meter_id) as meters from run),
-per_meter as (
-    select date_trunc('hour', read_at) as hour, meter_id, count(*) as readings from run, network
-    where meters >= {_ENOUGH_METERS} or kafka_timestamp between read_at and read_at + interval 1 hour
+with per_meter as (
+    select date_trunc('hour', read_at) as hour, meter_id, count(*) as readings from run
+    where (select count(distinct meter_id) from run) >= {_ENOUGH_METERS}
+        or kafka_timestamp between read_at and read_at + interval 1 hour
     group by all
 ),
 spans as (select min(hour) as first, max(hour) as last from per_meter group by meter_id),

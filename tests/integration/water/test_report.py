@@ -191,21 +191,22 @@ def test_a_leak_has_nights_an_alert_and_work_orders(flows, objects):
 
 
 def test_the_last_suite_and_all_stopping_suites_are_shown(objects):
-    name = AGGREGATE_METER_READINGS.name
+    name, other = AGGREGATE_METER_READINGS.name, "consumer_of_another_topic"
     result = {"suite": "meter_readings", "checked_at": NOW.isoformat(), "stopped": False, "outcomes": []}
     outcomes = [{"rule": "fresh", "state": "failed"}, {"rule": "unique", "state": "passed"}]
     objects.write(f"{folder(name, 7)}/result.json", json.dumps(result).encode())
     objects.write(f"validation/{name}/past.json", json.dumps({"runs": [{"claim_id": 7, "measures": {}}]}).encode())
-    objects.write(
-        f"{folder(name, 8)}/result.json", json.dumps({**result, "stopped": True, "outcomes": outcomes}).encode()
-    )
-    with begin() as connection:
-        open_alarm(connection, name, AlarmKind.suite_failed, "a suite has failed", key="8")
+    for source in (name, other):
+        stopped = {**result, "stopped": True, "outcomes": outcomes}
+        objects.write(f"{folder(source, 8)}/result.json", json.dumps(stopped).encode())
+        with begin() as connection:
+            open_alarm(connection, source, AlarmKind.suite_failed, "a suite has failed", key="8")
     try:
         quality = collect([], now=NOW).quality
     finally:
+        objects.delete(f"{folder(other, 8)}/result.json")
         with begin() as connection:
-            connection.execute(text("delete from alarms where source = :name"), {"name": name})
+            connection.execute(text("delete from alarms where source in (:name, :other)"), {"name": name, "other": other})
     assert quality
     assert [(suite.passed, suite.rules, suite.failed) for suite in quality.suites] == [
         (False, 2, ("fresh",)),

@@ -107,13 +107,20 @@ def read_quality(
 
 
 def read_suites(connection: Connection, objects: Bucket) -> tuple[Suite, ...]:
-    """The last result that let a run continue, and the results of stopped runs that still wait for a person."""
+    """The last result that let a run continue, and the results of stopped runs that still wait for a person.
+
+    Only of this report's readings: other topics of the project have suites of their own.
+    """
     from include.streams.operations.alarms import open_alarms
     from include.streams.validators.results import FOLDER, PAST, RESULT, folder
 
-    # An alarm without a key names no claim, so it has no result.
-    keys = [(a.source, a.key) for a in open_alarms(connection) if a.kind == AlarmKind.suite_failed and a.key]
     name = AGGREGATE_METER_READINGS.name
+    # An alarm without a key names no claim, so it has no result.
+    keys = [
+        (name, alarm.key)
+        for alarm in open_alarms(connection)
+        if alarm.source == name and alarm.kind == AlarmKind.suite_failed and alarm.key
+    ]
     past = _json(objects, f"{FOLDER}/{name}/{PAST}")
     if past and past.get("runs"):
         keys.append((name, str(past["runs"][-1]["claim_id"])))
