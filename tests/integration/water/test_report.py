@@ -206,7 +206,9 @@ def test_the_last_suite_and_all_stopping_suites_are_shown(objects):
     finally:
         objects.delete(f"{folder(other, 8)}/result.json")
         with begin() as connection:
-            connection.execute(text("delete from alarms where source in (:name, :other)"), {"name": name, "other": other})
+            connection.execute(
+                text("delete from alarms where source in (:name, :other)"), {"name": name, "other": other}
+            )
     assert quality
     assert [(suite.passed, suite.rules, suite.failed) for suite in quality.suites] == [
         (False, 2, ("fresh",)),
