@@ -79,6 +79,9 @@ def test_headers_land_as_bytes_for_any_content(topic, folder, connect):
 
 
 def test_a_record_with_a_repeated_header_is_repaired_and_stops_nothing(topic, folder, connect, monkeypatch):
+    # When a second task joins, the first reads the records again. By then its transform knows the schema, and the first
+    # record lands too.
+    configure(folder, topic, {**FAST, "tasks.max": "1"})
     connectors.apply([topic], folder=folder)
     # The transform fails at the record that comes first: it keeps the schema of a record, and a schema has no field
     # twice. A later record with the header twice has its last value.
