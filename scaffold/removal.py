@@ -114,17 +114,16 @@ def _remove(copy: Trial) -> None:
                 copy.write(path, left)
     copy.write(BINDING, without_package(copy.read(BINDING) or "", EXAMPLE))
     theirs = [path for path in copy.paths() if path.endswith(".py") and _code_names_it(copy.read(path) or "")]
-    if mixed := [p for p in theirs if _is_of(p, packages) or _other_packages(copy.read(p) or "", copy)]:
+    if mixed := [p for p in theirs if _is_of(p, packages) or _imports_any(copy.read(p) or "", packages)]:
         raise Refused(f"nothing was removed: {', '.join(mixed)} use the example and another package; change them first")
     for path in theirs:
         copy.remove(path)
 
 
-def _other_packages(source: str, copy: Trial) -> set[str]:
-    """The packages of one's own that a module imports."""
+def _imports_any(source: str, packages: Collection[str]) -> bool:
+    """Whether a module imports from one of these packages."""
     modules = {node.module or "" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
-    packages = {module.split(".")[1] for module in modules if module.startswith("include.")}
-    return {name for name in packages - {EXAMPLE, "streams", "project"} if copy.read(f"include/{name}/package.py")}
+    return any(module.split(".")[1] in packages for module in modules if module.startswith("include."))
 
 
 def without_marked(text: str, path: str) -> str:

@@ -86,10 +86,13 @@ def claim_messages(consumer: Consumer, run_id: str) -> list[Chunk]:
     from airflow.sdk.exceptions import AirflowTaskTimeout
 
     _check_shape(consumer, Shape.chunked)
-    # The retry of a killed task, or a cleared run: its chunks get tasks, which leave them to the Dag maintain. If this
-    # task failed, the claim would stay open after the repair, until a person clears its run.
-    if not _has_claim(consumer, run_id):
+    try:
         _check_functions(consumer)
+    except Exception:
+        # The retry of a killed task, or a cleared run: its chunks get tasks, which leave them to the Dag maintain. If
+        # this task failed, the claim would stay open after the repair, until a person clears its run.
+        if not _has_claim(consumer, run_id):
+            raise
 
     def max_messages(connection: Connection) -> int:
         return 0 if _blocks_claims(connection, consumer, run_id) else consumer.max_messages_per_claim
