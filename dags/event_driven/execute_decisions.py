@@ -16,8 +16,8 @@ open decision you are asked again. `maintain` emits keys again that were dropped
 opens the alarm `dag_failed` of its `decision_id`.
 
 While an approval is open, its run stays running but takes no slot of a worker or a pool. Runs beyond `max_active_runs`
-wait in the queue. Nobody is asked while they wait, and a proposal whose deadline passes there becomes a work order for
-a person.
+wait in the queue. Approvers are asked when the run starts. If the deadline of a proposal passes before that, the
+proposal becomes a work order for a person.
 """
 
 from datetime import timedelta
