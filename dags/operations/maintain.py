@@ -9,6 +9,7 @@ effects keep failing, and deletes old rows.
 **Makes**
 - alarms: lag (in the standard lane: what has landed and is not claimed), age and open claims of every consumer, also of
   a paused Dag; outbox rows that have waited for an hour. Alarms whose cause is gone are closed;
+- the gauges of docs/metrics.md, which a collector of metrics gets if Airflow is configured for one;
 - partition keys that started no run, for example those of claimed messages that were not handled;
 - retries of effects that have failed: after two minutes, then at growing intervals of at most half an hour;
 - room: deletes finished rows that are older than the parameters say. Open rows are kept, whatever their age. An inbox
@@ -63,6 +64,8 @@ def maintain():
         from include.streams.operations import outbox_delivery
         from include.streams.operations.alarm_delivery import deliver_alarms
 
+        # First: a collector must also hear of a receiver that is away.
+        PROJECT.show_gauges()
         outbox_delivery.watch()
         # Delivers alarms also when the Dag deliver_outbox is paused or fails.
         deliver_alarms()

@@ -225,6 +225,13 @@ class Project:
         own = chain.from_iterable(function(inbox_kept) for function in functions)
         return prune([*rules(self.topics, **days), *own], seconds=seconds)
 
+    def show_gauges(self) -> None:
+        """Send the gauges of `docs/metrics.md` that the operational database holds. Call this in a task."""
+        from include.streams.landing.gauges import show_gauges
+
+        consumers = (consumer.name for consumer in (*self.consumers, *self.landing_consumers))
+        show_gauges(consumers, self.alarm_kinds, self.landed_topics)
+
     def repairs_of(self, topic: str) -> Repairs:
         """The repairs of dead letters that a topic's package declares. Call this in a task.
 

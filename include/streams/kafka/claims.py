@@ -11,8 +11,9 @@ table in the standard lane.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from types import MappingProxyType
 
 from sqlalchemy import Connection, Row, func, insert, select, text, update
@@ -498,6 +499,22 @@ def claimed_unhandled(connection: Connection, consumer: str) -> dict[str, int]:
         {topic: number of offsets}; only topics with such offsets.
     """
     return {topic: int(number) for topic, number in connection.execute(_UNHANDLED, {"consumer": consumer})}
+
+
+def count_open_claims(connection: Connection, consumers: Sequence[str]) -> dict[str, tuple[int, timedelta]]:
+    """Count the open claims of consumers.
+
+    Args:
+        connection: A connection to the operational database.
+        consumers: The consumers' names.
+
+    Returns:
+        {consumer: number of open claims, age of the oldest}; only consumers with an open claim.
+    """
+    is_open = (claims.c.closed_at.is_(None), claims.c.consumer.in_(consumers))
+    columns = (claims.c.consumer, func.count(), func.now() - func.min(claims.c.claimed_at))
+    query = select(*columns).where(*is_open).group_by(claims.c.consumer)
+    return {name: (number, age) for name, number, age in connection.execute(query)}
 
 
 def close_if_handled(connection: Connection, claim_id: int) -> bool:

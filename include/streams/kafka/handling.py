@@ -12,7 +12,9 @@ messages. Killed between a dead letter and its inbox row: a retry sends the dead
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, func, literal, select, true
@@ -26,7 +28,7 @@ from include.streams.kafka.consumers import PROGRAMMING_ERRORS, Consumer
 from include.streams.kafka.dead_letters import DeadLetter, DeadLetterWriter, alarm_conflicts
 from include.streams.kafka.messages import Message, Rejected
 from include.streams.kafka.producer import AcknowledgedProducer
-from include.streams.operations import outbox
+from include.streams.operations import metrics, outbox
 from include.streams.operations.database import LOCK_NOT_AVAILABLE, begin
 from include.streams.operations.tables import Outcome, inbox
 
@@ -126,10 +128,15 @@ class BatchProcessor:
             HandlingFailed: The effects of some messages failed; all other messages are handled.
             SQLAlchemyError: The database is unavailable.
         """
+        started = time.monotonic()
         valid, invalid, unwanted = self._validate(self._without_finished(messages))
         rejected, failures = self._apply_effects(valid)
         self._settle([*invalid, *rejected])
         self._record_unwanted(unwanted)
+        took = timedelta(seconds=time.monotonic() - started)
+        for topic, number in Counter(message.topic for message in messages).items():
+            metrics.CONSUMED.add(number, self.consumer.name, topic)
+            metrics.PROCESSED.record(took, self.consumer.name, topic)
         if failures:
             raise HandlingFailed(
                 f"consumer {self.consumer.name}: {len(failures)} of {len(valid)} messages failed, the others are "
@@ -248,6 +255,7 @@ class BatchProcessor:
                 self._wait_less_if_locked(error)
                 log.exception("effect failed: message=%s", event.message)
                 self.failed += 1
+                metrics.FAILED_EFFECTS.add(1, self.consumer.name, event.message.topic)
                 if isinstance(error, PROGRAMMING_ERRORS):
                     self.faults.append(type(error).__name__)
                 failures.append(f"{event.message}: {type(error).__name__}: {error}")
@@ -303,8 +311,8 @@ class BatchProcessor:
                     self.effect(connection, event.message, *prepared)
         for route, ids in written.items():
             self.written.setdefault(route, []).extend(ids)
-        self.counts[Outcome.handled] += len(new)
-        self.counts[Outcome.duplicate] += len(recorded)
+        self._count(Outcome.handled, (event.message for event in valid if event.message.coordinates in new))
+        self._count(Outcome.duplicate, (e.message for e in duplicates if e.message.coordinates in recorded))
         return [_conflict(event.message, first) for event, first in pairs if _is_conflict(event, first)]
 
     def _settle(self, dead_letters: Sequence[DeadLetter]) -> None:
@@ -319,7 +327,9 @@ class BatchProcessor:
             self.dead_letters.add_to_outbox(connection, own_refused)
             own = [letter for letter in dead_letters if letter.message.coordinates in new]
             alarm_conflicts(connection, self.consumer.name, own)
-        self.counts[Outcome.dead_letter] += len(new)
+        self._count(Outcome.dead_letter, (letter.message for letter in own))
+        for (topic, reason), number in Counter((letter.message.topic, letter.reason) for letter in own).items():
+            metrics.DEAD_LETTERS.add(number, self.consumer.name, topic, reason)
 
     def _record_unwanted(self, messages: Sequence[Message]) -> None:
         """Record messages that no contract of their topic's union takes, so that each has an outcome."""
@@ -329,7 +339,14 @@ class BatchProcessor:
             {**self._coordinates_row(message, Outcome.not_wanted), **self._no_event(message)} for message in messages
         ]
         with begin() as connection:
-            self.counts[Outcome.not_wanted] += len(self._insert(connection, rows))
+            new = self._insert(connection, rows)
+        self._count(Outcome.not_wanted, (message for message in messages if message.coordinates in new))
+
+    def _count(self, outcome: Outcome, recorded: Iterable[Message]) -> None:
+        """Count messages whose outcome is committed."""
+        for topic, number in Counter(message.topic for message in recorded).items():
+            self.counts[outcome] += number
+            metrics.MESSAGES.add(number, self.consumer.name, topic, outcome)
 
     def _insert(self, connection: Connection, rows: list[dict[str, Any]]) -> set[tuple[str, int, int]]:
         """Insert the rows that violate neither unique key; returns their coordinates."""

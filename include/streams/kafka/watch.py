@@ -23,6 +23,7 @@ from include.streams.kafka.dead_letters import watch_waiting_dead_letters
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
+from include.streams.operations import metrics
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_lasting, add_to_alarm, close_alarm, close_others, open_alarm
 from include.streams.operations.database import begin
@@ -330,7 +331,7 @@ def _will_pass(error) -> bool:
 def watch_lag(
     connection: Connection, consumer: WatchedConsumer, behind: Mapping[str, int], *, is_whole: bool = True
 ) -> None:
-    """Open or close the alarm about lag.
+    """Open or close the alarm about lag, and send the metric.
 
     With one run per message, messages that are claimed and wait for their runs count as lag too: a claim takes hundreds
     of messages within a second, and their runs take minutes.
@@ -344,6 +345,9 @@ def watch_lag(
     if _is_per_message(consumer):
         claimed = claimed_unhandled(connection, consumer.name)
         behind = {topic: behind.get(topic, 0) + claimed.get(topic, 0) for topic in {*behind, *claimed}}
+    if is_whole:
+        for topic, number in behind.items():
+            metrics.LAG.show(number, consumer.name, topic)
     total = sum(behind.values())
     if total > consumer.max_lag:
         text = f"{total} messages behind, limit {consumer.max_lag} ({_by_topic(behind)}): {_remedies(consumer)}"
@@ -571,13 +575,16 @@ def _foreign_text(group: str, ahead: Mapping[Partition, tuple[int | None, int]])
 
 
 def watch_waiting(connection: Connection, consumer: WatchedConsumer, status: ConsumerStatus) -> None:
-    """Open or close the alarm about messages that wait long to be claimed.
+    """Open or close the alarm about messages that wait long to be claimed, and send the metric.
 
     Args:
         connection: A connection in a transaction.
         consumer: The consumer.
         status: Its state.
     """
+    if status.is_whole:
+        for topic in status.behind:
+            metrics.OLDEST_MESSAGE.show(status.waiting.get(topic, timedelta()), consumer.name, topic)
     if late := _late(consumer, status.waiting):
         waits = f"messages wait too long to be claimed ({_by_topic(late)}), limit {consumer.max_age}"
         open_alarm(connection, consumer.name, AlarmKind.age, f"{waits}: {_remedies(consumer)}")

@@ -21,9 +21,11 @@ from include.streams.landing.planning import without_record
 from include.streams.landing.positions import claim_of
 from include.streams.landing.tables import clean_table, load_landing_table, topic_id
 from include.streams.landing.xcom import FinishedRun, RunSummary
+from include.streams.operations import metrics
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
+from include.streams.operations.tables import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,14 @@ def finish(consumer: LandingConsumer, summary: RunSummary, run_id: str) -> Finis
                 mark_handled(connection, claim_id, part)
     if trouble:
         raise DoesNotBalance(f"consumer {consumer.name}: {text}")
+    counted = {
+        Outcome.handled: summary["clean"],
+        Outcome.dead_letter: summary["dead_lettered"],
+        Outcome.duplicate: summary["duplicates"],
+        Outcome.not_wanted: summary["not_wanted"],
+    }
+    for outcome, number in counted.items():
+        metrics.MESSAGES.add(number, consumer.name, consumer.topic.name, outcome)
     staging.remove(table.io, staging.folder(consumer, claim_id, table.location()))
     metadata: FinishedRun = {
         "ranges": as_parts(ranges),

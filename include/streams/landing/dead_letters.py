@@ -7,6 +7,7 @@ again by its coordinates, and the dead letter has the key, headers and bytes tha
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +24,7 @@ from include.streams.kafka.originals import Originals
 from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.intervals import Ranges
+from include.streams.operations import metrics
 from include.streams.operations.database import begin
 from include.streams.operations.tables import Outcome, inbox
 
@@ -216,6 +218,8 @@ def publish_dead_letters(
         alarm_conflicts(connection, consumer.name, recorded)
         # Compared by coordinates: comparing the letters themselves would take minutes for some ten thousand letters.
         box.add_to_outbox(connection, [refused for refused in waiting if _coordinates(refused.dead_letter) in new])
+    for reason, number in Counter(letter.reason for letter in recorded).items():
+        metrics.DEAD_LETTERS.add(number, consumer.name, consumer.topic.name, reason)
 
 
 def _coordinates(letter: DeadLetter) -> tuple[int, int]:

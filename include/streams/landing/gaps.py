@@ -348,6 +348,24 @@ def history(topic_id: str, states: Iterable[State] = tuple(State)) -> list[Recor
     ]
 
 
+def missing_offsets(connection: Connection) -> dict[tuple[str, str], int]:
+    """Count the missing offsets of all landing tables.
+
+    Args:
+        connection: A connection to the operational database.
+
+    Returns:
+        {(topic, topic id): number of offsets}; only topics with missing offsets.
+    """
+    # A row may hold many ranges.
+    query = text("""
+        select topic, topic_id, sum(coalesce(
+            (select sum(upper(part) - lower(part)) from unnest(ranges) as part), end_offset - start_offset))
+        from landing_gaps where state = 'missing' group by topic, topic_id
+    """)
+    return {(topic, topic_id): int(number) for topic, topic_id, number in connection.execute(query)}
+
+
 def lock(connection: Connection, topic_id: str) -> None:
     """Wait for every other process that records gaps of this topic; the lock lasts until the transaction ends."""
     connection.execute(text("select pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"gaps {topic_id}"})

@@ -23,6 +23,7 @@ from include.streams.landing.connect import CONN_ID, Connect, ConnectRefused, Co
 from include.streams.landing.connector_status import MISSING, ConnectorStatus, SinkProgress, sink_progress
 from include.streams.landing.connectors import landed_topics
 from include.streams.landing.tables import connector_name
+from include.streams.operations import metrics
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
@@ -147,7 +148,7 @@ class _Checks:
             log.warning("connector=%s cannot be checked in Connect: %r", name, error)
             failed = error
         progress = sink_progress(topic, self._kafka_conn_id)
-        _note_progress(name, progress, self._limits)
+        _note_progress(topic, progress, self._limits)
         log.info("checked: connector=%s state=%s lag=%d", name, status or "unknown", progress.lag)
         # Raised last, so that an error of Connect does not prevent the alarms about the progress.
         if failed is not None:
@@ -248,7 +249,8 @@ def _note_state(name: str, status: ConnectorStatus, limits: Limits) -> bool:
     return True
 
 
-def _note_progress(name: str, progress: SinkProgress, limits: Limits) -> None:
+def _note_progress(topic: Topic, progress: SinkProgress, limits: Limits) -> None:
+    name = connector_name(topic)
     with begin() as connection:
         row = _locked_row(connection, name)
         now = connection.scalar(select(func.now()))
@@ -260,6 +262,9 @@ def _note_progress(name: str, progress: SinkProgress, limits: Limits) -> None:
             changes |= {"table_offsets": table, "table_moved_at": now}
         if changes:
             row = _update(connection, name, **changes)
+        if progress.is_whole:
+            metrics.LANDING_LAG.show(progress.lag, topic.name)
+        metrics.LANDING_AGE.show(now - row.table_moved_at, topic.name)
         _alarm(
             connection, name, AlarmKind.sink_stalled, now - row.sink_moved_at > limits.stalled_after,
             f"{progress.lag} records wait, and none was read since {row.sink_moved_at.isoformat(timespec='seconds')}",

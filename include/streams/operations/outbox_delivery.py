@@ -36,6 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from include.streams.compat.connections import LookUpFailed
+from include.streams.operations import metrics
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
@@ -371,6 +372,8 @@ def _deliver_some(
                 turn.delivered += _record(connection, route, attempt, set(), is_partly_away=attempt.away is None)
                 if attempt.away is None and _none_is_back(portion, attempt):
                     _postpone_waiting(connection, route)
+    if route.kind == "message":
+        metrics.SENT.add(turn.delivered, route.consumer, route.destination)
     return turn
 
 

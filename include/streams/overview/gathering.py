@@ -294,34 +294,27 @@ def _outcomes(consumers: list[str], since: datetime) -> _Counts:
 
 
 def _counts(consumers: list[str]) -> _Counts:
-    from sqlalchemy import func, select, text
+    from sqlalchemy import func, select
 
-    from include.streams.kafka.claims import claimed_unhandled
+    from include.streams.kafka.claims import claimed_unhandled, count_open_claims
     from include.streams.kafka.postponed import IN_ITS_RUN
+    from include.streams.landing.gaps import missing_offsets
     from include.streams.operations.tables import claims, postponed_ranges
 
     counts = _Counts()
     is_open = (claims.c.closed_at.is_(None), claims.c.consumer.in_(consumers))
-    age = func.extract("epoch", func.now() - func.min(claims.c.claimed_at))
-    open_claims = select(claims.c.consumer, func.count(), age).where(*is_open).group_by(claims.c.consumer)
     failing = (
         select(claims.c.consumer, func.count())
         .join(postponed_ranges, postponed_ranges.c.claim_id == claims.c.id)
         .where(*is_open, postponed_ranges.c.tries != IN_ITS_RUN)
         .group_by(claims.c.consumer)
     )
-    # A row may hold many ranges.
-    missing = text("""
-        select topic_id, sum(coalesce(
-            (select sum(upper(part) - lower(part)) from unnest(ranges) as part), end_offset - start_offset))
-        from landing_gaps where state = 'missing' group by topic_id
-    """)
     with _with_statement_timeout() as connection:
-        for name, number, oldest in connection.execute(open_claims):
-            counts.claims[name] = number, float(oldest)
+        for name, (number, oldest) in count_open_claims(connection, consumers).items():
+            counts.claims[name] = number, oldest.total_seconds()
             counts.unhandled[name] = sum(claimed_unhandled(connection, name).values())
         counts.failing = {name: number for name, number in connection.execute(failing)}
-        counts.missing = {topic_id: int(number) for topic_id, number in connection.execute(missing)}
+        counts.missing = {topic_id: number for (_, topic_id), number in missing_offsets(connection).items()}
     return counts
 
 
