@@ -1,10 +1,9 @@
-"""Metrics: what each backend of Airflow gets, that a failure fails nothing, and that the files of docs/ and deploy/ fit."""
+"""Metrics: what each backend of Airflow gets, and that the files of docs/ and deploy/ fit."""
 
 from __future__ import annotations
 
 import json
 import re
-import socket
 from collections.abc import Iterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ import pytest
 import yaml
 
 from include.streams.operations import metrics
+from tests.collector import listening
 from tests.conftest import PROJECT
 
 MONITORING = PROJECT / "deploy" / "monitoring"
@@ -103,29 +103,13 @@ def test_a_failure_is_logged_once_and_raises_nothing(monkeypatch, caplog):
     ]
 
 
-def test_a_statsd_listener_gets_every_kind(monkeypatch):
-    """Through Airflow's own client, as a task process sets it up."""
-    pytest.importorskip("statsd")
-    from airflow.sdk.observability import stats
-    from airflow.sdk.observability.metrics import stats_utils
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.settimeout(10)
-        port = str(listener.getsockname()[1])
-        set_metrics(
-            monkeypatch, statsd_on="True", statsd_influxdb_enabled="True", statsd_host="127.0.0.1", statsd_port=port
-        )
-        stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=True)
-        try:
-            metrics.MESSAGES.add(3, "book", "shop.orders", "handled")
-            metrics.LAG.show(7, "book", "shop.orders")
-            metrics.OLDEST_CLAIM.show(timedelta(minutes=2), "book")
-            metrics.PROCESSED.record(timedelta(milliseconds=250), "book", "shop.orders")
-            got = [listener.recv(1024).decode() for _ in range(4)]
-        finally:
-            monkeypatch.undo()
-            stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=True)
+def test_a_statsd_listener_gets_every_kind():
+    with listening(statsd_influxdb_enabled="True") as listener:
+        metrics.MESSAGES.add(3, "book", "shop.orders", "handled")
+        metrics.LAG.show(7, "book", "shop.orders")
+        metrics.OLDEST_CLAIM.show(timedelta(minutes=2), "book")
+        metrics.PROCESSED.record(timedelta(milliseconds=250), "book", "shop.orders")
+        got = listener.lines(4)
     of = "messaging.consumer.group.name=book,messaging.destination.name=shop.orders"
     assert got == [
         f"airflow.streams.messages,{of},outcome=handled:3|c",
