@@ -28,6 +28,7 @@ from include.streams.kafka.consumers import PROGRAMMING_ERRORS, Consumer
 from include.streams.kafka.dead_letters import DeadLetter, DeadLetterWriter, alarm_conflicts
 from include.streams.kafka.messages import Message, Rejected
 from include.streams.kafka.producer import AcknowledgedProducer
+from include.streams.kafka.tracing import SpanLinks, trace_headers
 from include.streams.operations import metrics, outbox
 from include.streams.operations.database import LOCK_NOT_AVAILABLE, begin
 from include.streams.operations.tables import Outcome, inbox
@@ -111,6 +112,7 @@ class BatchProcessor:
         self.prepare = consumer.load_prepare()
         self.counts = {outcome: 0 for outcome in Outcome}
         self.written: outbox.Written = {}
+        self._links = SpanLinks()
         self.failed = 0
         self.faults: list[str] = []
         # The longest wait for a lock from now on; None for the default of every transaction, a minute.
@@ -129,7 +131,9 @@ class BatchProcessor:
             SQLAlchemyError: The database is unavailable.
         """
         started = time.monotonic()
-        valid, invalid, unwanted = self._validate(self._without_finished(messages))
+        unfinished = self._without_finished(messages)
+        self._links.add(unfinished)
+        valid, invalid, unwanted = self._validate(unfinished)
         rejected, failures = self._apply_effects(valid)
         self._settle([*invalid, *rejected])
         self._record_unwanted(unwanted)
@@ -308,7 +312,8 @@ class BatchProcessor:
             recorded = self._insert(connection, [self._event_row(event, Outcome.duplicate) for event in duplicates])
             for event in valid:
                 if event.message.coordinates in new:
-                    self.effect(connection, event.message, *prepared)
+                    with outbox.tracing(trace_headers(event.message)):
+                        self.effect(connection, event.message, *prepared)
         for route, ids in written.items():
             self.written.setdefault(route, []).extend(ids)
         self._count(Outcome.handled, (event.message for event in valid if event.message.coordinates in new))

@@ -161,7 +161,7 @@ def _post(source: str, key: str, message: str) -> None:
 
     message = AlarmKind.dag_failed.with_runbook(message)
     body = json.dumps(notification("opened", source, AlarmKind.dag_failed, key, message))
-    request: Any = SimpleNamespace(id=uuid.uuid4(), sequence=0, body=body)
+    request: Any = SimpleNamespace(id=uuid.uuid4(), sequence=0, body=body, headers=None)
     requests = Requests()
     try:
         if requests.why_skipped(WEBHOOK_CONN_ID) is not None:

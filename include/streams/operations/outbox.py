@@ -8,6 +8,7 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID, uuid4
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 # the Dag delivers the row: the task may have been killed.
 WRITER_SECONDS = 30.0
 _GATHERED = "include.streams.operations.outbox"
+# The names of W3C trace context. Rows that are written within `tracing` have these headers.
+TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
+_trace: ContextVar[Mapping[str, bytes]] = ContextVar("trace headers of the outbox")
 
 
 class Route(NamedTuple):
@@ -64,6 +68,20 @@ def gathered(connection: Connection) -> Iterator[Written]:
         written.setdefault(Route(row["consumer"], row["kind"], row["destination"]), []).append(row["id"])
 
 
+@contextmanager
+def tracing(headers: Mapping[str, bytes]) -> Iterator[None]:
+    """Give the rows that are added in the block these trace headers, for the receivers' traces.
+
+    Args:
+        headers: The valid trace headers of the message whose effect adds the rows.
+    """
+    token = _trace.set(headers)
+    try:
+        yield
+    finally:
+        _trace.reset(token)
+
+
 _INSERT = insert(outbox)
 _INSERT_GATHERED = insert(outbox).values(due_at=func.now() + timedelta(seconds=WRITER_SECONDS))
 
@@ -101,8 +119,7 @@ def add_record(
         headers: Names and values in the record's order; a name may occur several times. The delivery appends
             `idempotency-key`.
     """
-    kept = json.dumps([[name, None if part is None else b64encode(part).decode()] for name, part in headers])
-    _add(connection, Route(consumer, "message", topic), key, value, kept)
+    _add(connection, Route(consumer, "message", topic), key, value, headers)
 
 
 def record_headers(row: Row) -> list[tuple[str, bytes | None]]:
@@ -114,8 +131,21 @@ def record_headers(row: Row) -> list[tuple[str, bytes | None]]:
     Returns:
         (name, value) of each: the row's own headers, then its id as `idempotency-key`.
     """
-    own = [(name, None if part is None else b64decode(part)) for name, part in json.loads(row.headers or "[]")]
-    return [*own, ("idempotency-key", str(row.id).encode())]
+    return [*_own_headers(row), ("idempotency-key", str(row.id).encode())]
+
+
+def request_headers(row: Row) -> dict[str, str]:
+    """The headers of the request for a row of kind `request`: its id as `Idempotency-Key`, and trace headers.
+
+    Args:
+        row: The row.
+    """
+    traced = {name: value.decode("ascii", "replace") for name, value in _own_headers(row) if value is not None}
+    return {**traced, "Idempotency-Key": str(row.id)}
+
+
+def _own_headers(row: Row) -> list[tuple[str, bytes | None]]:
+    return [(name, None if part is None else b64decode(part)) for name, part in json.loads(row.headers or "[]")]
 
 
 def add_request(connection: Connection, *, consumer: str, conn_id: str, payload: Mapping[str, Any]) -> None:
@@ -132,9 +162,17 @@ def add_request(connection: Connection, *, consumer: str, conn_id: str, payload:
 
 
 def _add(
-    connection: Connection, route: Route, key: bytes | None, body: bytes | None, headers: str | None = None
+    connection: Connection,
+    route: Route,
+    key: bytes | None,
+    body: bytes | None,
+    headers: Sequence[tuple[str, bytes | None]] | None = None,
 ) -> None:
-    row = {"id": uuid4(), **route._asdict(), "key": key, "body": body, "headers": headers}
+    if headers is None:
+        # A raw record, such as a dead letter, keeps exactly its own headers.
+        headers = list(_trace.get({}).items())
+    kept = json.dumps([[name, None if part is None else b64encode(part).decode()] for name, part in headers])
+    row = {"id": uuid4(), **route._asdict(), "key": key, "body": body, "headers": kept if headers else None}
     gathering = connection.info.get(_GATHERED)
     if gathering is None:
         connection.execute(_INSERT, row)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Row
 
 from include.streams.compat.connections import is_defined
+from include.streams.operations.outbox import request_headers
 from include.streams.operations.outbox_delivery import Answer, Attempt
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _work(hook: "HttpHook", batch: _Batch, deadline: "Deadline") -> None:
                 status = poster.post(
                     hook.base_url,
                     body=row.body,
-                    headers={"Idempotency-Key": str(row.id)},
+                    headers=request_headers(row),
                     timeout=(CONNECT_SECONDS, READ_SECONDS),
                 )
             except TookTooLong:

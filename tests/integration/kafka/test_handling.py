@@ -246,11 +246,12 @@ class Receiver(ThreadingHTTPServer):
 
     def __init__(self):
         server = self
-        self.status, self.seen = 200, []
+        self.status, self.seen, self.headers = 200, [], []
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                server.headers.append(dict(self.headers))
                 server.seen.append((self.headers["Idempotency-Key"], json.loads(body)))
                 self.send_response(server.status)
                 self.send_header("Content-Length", "0")
