@@ -1,4 +1,4 @@
-"""A message's trace headers travel on: in what its effect sends, in its dead letter, and in the dead letter's replay."""
+"""A message's trace headers travel on: with what its effect sends, and with its dead letter and its replay."""
 
 from __future__ import annotations
 
