@@ -139,7 +139,9 @@ def check_consumer(consumer: Consumer) -> ConsumerStatus:
         watch_transactions(
             connection, consumer.name, current, blocked, consumer.max_transaction_age, is_whole=status.is_whole
         )
-        watch_lag(connection, consumer, status.behind, is_whole=status.is_whole)
+        counted = watch_lag(connection, consumer, status.behind, is_whole=status.is_whole)
+        if status.is_whole:
+            show_lag(consumer, counted)
         watch_waiting(connection, consumer, status)
     log.info(
         "checked: consumer=%s behind=%s oldest_unclaimed=%s oldest_open_claim=%s",
@@ -207,12 +209,14 @@ def watch_claim(
         close_others(connection, consumer.name, AlarmKind.consumer_stopped, stopped)
     if claimed.foreign:
         open_alarm(connection, consumer.name, AlarmKind.foreign_commits, _foreign_text(consumer.group, claimed.foreign))
-    behind = dict(claimed.behind or {})
-    if _is_per_message(consumer):
-        # Subtracted, because `watch_lag` counts the offsets of this claim as claimed and not handled.
-        for offsets in claimed.ranges:
-            behind[offsets.topic] -= len(offsets)
-    watch_lag(connection, consumer, behind, is_whole=is_whole)
+    remaining = dict(claimed.behind or {})
+    for offsets in claimed.ranges:
+        remaining[offsets.topic] -= len(offsets)
+    # With one run per message, `watch_lag` counts the offsets of this claim as claimed and not handled.
+    behind = remaining if _is_per_message(consumer) else claimed.behind or {}
+    counted = watch_lag(connection, consumer, behind, is_whole=is_whole)
+    if is_whole:
+        show_lag(consumer, counted if _is_per_message(consumer) else remaining)
     watch_claims(connection, consumer)
 
 
@@ -330,8 +334,8 @@ def _will_pass(error) -> bool:
 
 def watch_lag(
     connection: Connection, consumer: WatchedConsumer, behind: Mapping[str, int], *, is_whole: bool = True
-) -> None:
-    """Open or close the alarm about lag, and send the metric.
+) -> dict[str, int]:
+    """Open or close the alarm about lag.
 
     With one run per message, messages that are claimed and wait for their runs count as lag too: a claim takes hundreds
     of messages within a second, and their runs take minutes.
@@ -341,19 +345,31 @@ def watch_lag(
         consumer: The consumer.
         behind: {topic: number of messages that are not claimed}.
         is_whole: False when a topic or a partition's leader was missing, so that the alarm must not close.
+
+    Returns:
+        {topic: number of messages that count as lag}.
     """
     if _is_per_message(consumer):
         claimed = claimed_unhandled(connection, consumer.name)
         behind = {topic: behind.get(topic, 0) + claimed.get(topic, 0) for topic in {*behind, *claimed}}
-    if is_whole:
-        for topic, number in behind.items():
-            metrics.LAG.show(number, consumer.name, topic)
     total = sum(behind.values())
     if total > consumer.max_lag:
         text = f"{total} messages behind, limit {consumer.max_lag} ({_by_topic(behind)}): {_remedies(consumer)}"
         open_alarm(connection, consumer.name, AlarmKind.lag, text)
     elif is_whole and total <= consumer.max_lag / 2:
         close_alarm(connection, consumer.name, AlarmKind.lag)
+    return dict(behind)
+
+
+def show_lag(consumer: WatchedConsumer, behind: Mapping[str, int]) -> None:
+    """Send the metric of the lag.
+
+    Args:
+        consumer: The consumer.
+        behind: {topic: number of messages that count as lag}, of all its topics and partitions.
+    """
+    for topic, number in behind.items():
+        metrics.LAG.show(number, consumer.name, topic)
 
 
 def watch_claims(connection: Connection, consumer: WatchedConsumer) -> timedelta | None:

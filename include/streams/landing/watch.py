@@ -16,6 +16,7 @@ from include.streams.kafka.offsets import Partition, PartitionOffsets, is_same_t
 from include.streams.kafka.watch import (
     CheckFailed,
     ConsumerStatus,
+    show_lag,
     waited_at_least,
     watch_claims,
     watch_lag,
@@ -59,7 +60,7 @@ def check_consumer(consumer: LandingConsumer) -> ConsumerStatus:
         oldest_claim = watch_claims(connection, consumer)
     status = fetch_status(consumer, oldest_claim, remembers=True)
     with begin() as connection:
-        watch_lag(connection, consumer, status.behind)
+        show_lag(consumer, watch_lag(connection, consumer, status.behind))
         watch_waiting(connection, consumer, status)
     log.info(
         "checked: consumer=%s behind=%s oldest_unclaimed=%s oldest_open_claim=%s",
