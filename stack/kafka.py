@@ -58,7 +58,7 @@ class Kafka(Service):
 
         Args:
             *args: As for `Service`.
-            security: "plaintext" or "sasl_ssl".
+            security: "plaintext", "sasl_ssl", or "acls": as sasl_ssl, and what no ACL allows is refused.
             connections: {id of an Airflow connection: additional client settings}, besides kafka_default.
 
         Raises:
@@ -66,9 +66,10 @@ class Kafka(Service):
         """
         super().__init__(*args)
         self.connections = {"kafka_default": {}, **(connections or {})}
-        if security not in ("plaintext", "sasl_ssl"):
-            raise StackError(f"kafka_security is {security!r}; choose plaintext or sasl_ssl")
+        if security not in ("plaintext", "sasl_ssl", "acls"):
+            raise StackError(f"kafka_security is {security!r}; choose plaintext, sasl_ssl or acls")
         self.security = security
+        self.has_logins = security != "plaintext"
 
     @property
     def data(self) -> Path:
@@ -86,7 +87,7 @@ class Kafka(Service):
         self.java = java.find_java(self.report)
         self.jars = jars.classpath(jars.CACHE, self.report)
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        if self.security == "sasl_ssl" and not self.ca.exists():
+        if self.has_logins and not self.ca.exists():
             _make_certificates(self.ca.parent)
         self.config = self.folder / "server.properties"
         self.config.touch(mode=0o600)
@@ -110,7 +111,7 @@ class Kafka(Service):
             "inter.broker.listener.name": "CLIENT",
             "log.dirs": str(self.data),
         }
-        if self.security == "plaintext":
+        if not self.has_logins:
             return {**settings, "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT"}
         login = "org.apache.kafka.common.security.scram.ScramLoginModule"
         return {
@@ -128,14 +129,14 @@ class Kafka(Service):
             # ACLs can restrict other users; the broker connects to its controller without a user name.
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": f"User:{USER};User:ANONYMOUS",
-            "allow.everyone.if.no.acl.found": "true",
+            "allow.everyone.if.no.acl.found": str(self.security != "acls").lower(),
         }
 
     def _format(self) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         # `--cluster-id=` with `=`: the id may begin with a dash.
         arguments = ["format", f"--cluster-id={cluster}", "-c", str(self.config)]
-        if self.security == "sasl_ssl":
+        if self.has_logins:
             arguments += ["--add-scram", f"{MECHANISM}=[name={USER},password={self._password}]"]
         done = subprocess.run(self._command("kafka.tools.StorageTool", *arguments), capture_output=True, text=True)
         if done.returncode:
@@ -190,7 +191,7 @@ class Kafka(Service):
         if self.external:
             return {"bootstrap.servers": self.external}
         config = {"bootstrap.servers": f"127.0.0.1:{self.port}"}
-        if self.security == "sasl_ssl":
+        if self.has_logins:
             config |= {
                 "security.protocol": "SASL_SSL",
                 "sasl.mechanism": MECHANISM,

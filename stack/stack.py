@@ -39,7 +39,8 @@ class Stack:
     Args:
         folder: The folder.
         services: Any of SERVICES, started in that order.
-        kafka_security: "plaintext" or "sasl_ssl" (SCRAM-SHA-512 over TLS); fixed for the lifetime of a folder.
+        kafka_security: "plaintext", "sasl_ssl" (SCRAM-SHA-512 over TLS) or "acls" (the same, and everything that no ACL
+            allows is refused); fixed for the lifetime of a folder.
         report: Called with each line of progress; logging by default.
         environment: Settings that override the stack's own, such as another AIRFLOW__CORE__DAGS_FOLDER.
 

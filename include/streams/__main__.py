@@ -1,4 +1,4 @@
-"""Commands to send messages and to show the state of a project: `python -m include.streams --help`.
+"""Commands for messages, for the state of a project and for rights in Kafka: `python -m include.streams --help`.
 
 `make send` and `make look` call them with the connections of the local stack.
 """
@@ -108,6 +108,25 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("--json", action="store_true", help="print one JSON object")
     look.add_argument("--watch", action="store_true", help=f"show it again every {WATCH_SECONDS:.0f} s, until Ctrl-C")
     look.add_argument("--project", metavar="MODULE:NAME", default=DEFAULT_PROJECT, help="default: %(default)s")
+    rights = commands.add_parser(
+        "rights",
+        help="print or create the least rights in Kafka that each part of a deployment needs",
+        description="Print the commands that give each part of a deployment the rights in Kafka that it needs, and no "
+        "others. Give a principal for each part that you want.",
+    )
+    rights.set_defaults(action=_rights)
+    rights.add_argument(
+        "principals",
+        metavar="PART=PRINCIPAL",
+        nargs="*",
+        default=[],
+        help="such as tasks=User:airflow; the parts are tasks, triggerer, pages, connect, producers (default: all, as "
+        "User:tasks and so on)",
+    )
+    output = rights.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print one JSON array, for Terraform and other tools")
+    output.add_argument("--apply", metavar="CONN_ID", help="create the rights, as the user of this Airflow connection")
+    rights.add_argument("--project", metavar="MODULE:NAME", default=DEFAULT_PROJECT, help="default: %(default)s")
     return parser
 
 
@@ -139,6 +158,26 @@ def _look(options: argparse.Namespace) -> list[str]:
     if options.json:
         return [json.dumps(overview, indent=2)]
     return lines_of(overview, max(80, shutil.get_terminal_size().columns))
+
+
+def _rights(options: argparse.Namespace) -> list[str]:
+    from include.streams import rights
+
+    principals = dict(_principal(text, list(rights.Part)) for text in options.principals)
+    principals = principals or {part: f"User:{part}" for part in rights.Part}
+    wanted = rights.rights(resolve_name(options.project))
+    if options.json:
+        return [json.dumps(rights.as_rows(wanted, principals), indent=2)]
+    if options.apply:
+        return rights.apply(wanted, principals, options.apply)
+    return rights.commands(wanted, principals)
+
+
+def _principal(text: str, parts: list[str]) -> tuple[str, str]:
+    part, equals, principal = text.partition("=")
+    if part not in parts or not equals or not principal.startswith("User:"):
+        raise ValueError(f"{text!r} is not PART=User:NAME; the parts are {', '.join(parts)}")
+    return part, principal
 
 
 if __name__ == "__main__":

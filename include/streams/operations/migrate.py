@@ -18,10 +18,13 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import OperationalError
 
+from include.streams.compat.connections import is_defined
 from include.streams.operations.database import CONN_ID, LOCK_NOT_AVAILABLE, begin
 
 log = logging.getLogger(__name__)
 
+# A user that owns the tables. Where it is not defined, CONN_ID's user does, and may change what it works with.
+OWNER_CONN_ID = "operations_db_owner"
 HERE = Path(__file__).parent
 # An arbitrary number, the same for all processes that migrate.
 MIGRATION_LOCK = 7_401_512
@@ -74,7 +77,7 @@ def configurations() -> dict[str, Config]:
     return by_package
 
 
-def upgrade(conn_id: str = CONN_ID, *, lock_wait: timedelta = LOCK_WAIT) -> list[str]:
+def upgrade(conn_id: str | None = None, *, lock_wait: timedelta = LOCK_WAIT) -> list[str]:
     """Upgrade the database to the newest revisions of every package in this image.
 
     Everything happens in one transaction under an advisory lock. After a crash nothing is applied partly. If two
@@ -82,7 +85,7 @@ def upgrade(conn_id: str = CONN_ID, *, lock_wait: timedelta = LOCK_WAIT) -> list
     already changed is skipped with a warning.
 
     Args:
-        conn_id: The Airflow connection of the database.
+        conn_id: The Airflow connection of the database. By default OWNER_CONN_ID if it is defined, else CONN_ID.
         lock_wait: How long a change of a table waits for transactions that use it.
 
     Returns:
@@ -90,7 +93,10 @@ def upgrade(conn_id: str = CONN_ID, *, lock_wait: timedelta = LOCK_WAIT) -> list
 
     Raises:
         MigrationBlocked: A lock was not free in time. Nothing was applied; run it again.
+        LookUpFailed: Airflow cannot tell whether the connection is defined.
     """
+    if conn_id is None:
+        conn_id = OWNER_CONN_ID if is_defined(OWNER_CONN_ID) else CONN_ID
     try:
         return _upgrade(conn_id, lock_wait)
     except OperationalError as error:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
+from include.streams.contracts import Registry
 from include.streams.contracts.repairs import Repairs
 from include.streams.kafka import replay as replaying
 from include.streams.kafka import tasks
@@ -88,7 +89,7 @@ def test_a_dead_letter_and_its_replay_keep_the_headers(make_topic, make_consumer
     repairs = Repairs()
     repairs.renamed(topic, {"id": "number"})
     selection = {"topic": topic.name, "limit": 10, "dry_run": False, "again": False}
-    topics = {topic.name: topic}
+    topics = Registry(topic)
     replaying.replay(replaying.plan_replay(selection, topics), selection, "replay", topics=topics, repairs=repairs)
     replayed = read_all_of(topic)[-1]
     assert dict(replayed.headers())["replay.count"] == b"1"
