@@ -1,4 +1,4 @@
-"""The Astro CLI can read the Deployment file; the workflow tests before it deploys, and deploys the whole image."""
+"""The Astro CLI can read the Deployment file; the workflow tests before it deploys."""
 
 from __future__ import annotations
 
@@ -94,11 +94,21 @@ def test_the_tests_run_with_passwordless_sudo(jobs: dict):
     assert "container" not in jobs["test"]
 
 
-def test_only_tested_commits_are_deployed_with_their_image(jobs: dict):
+def test_only_tested_commits_are_deployed_and_a_script_decides_with_what(jobs: dict):
     assert jobs["deploy"]["needs"] == "test"
     assert {"run": ".ci/run"} in jobs["test"]["steps"]
-    (step,) = jobs["deploy"]["steps"]
-    assert step["with"]["deploy-type"] == "image-and-dags"
+    checkout, decision, step, _, artifact = jobs["deploy"]["steps"]
+    assert checkout["with"]["fetch-depth"] == 0
+    assert "python3 deploy/decide.py" in decision["run"]
+    assert step["with"]["deploy-type"] == "${{ steps.decide.outputs.what }}"
+    # The next run compares with this commit. Without the variable nothing is deployed, and no commit is recorded.
+    assert artifact["with"]["name"] == "deployed"
+    assert all("vars.ASTRO_DEPLOYMENT_ID != ''" in one["if"] for one in jobs["deploy"]["steps"][1:])
+
+
+def test_dag_files_alone_are_deployed_by_the_workflow_only(deployment: dict):
+    assert deployment["configuration"]["dag_deploy_enabled"]
+    assert deployment["configuration"]["ci_cd_enforcement"]
 
 
 def test_the_licence_is_apaches():
