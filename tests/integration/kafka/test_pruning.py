@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from datetime import timedelta
 
 import pytest
@@ -87,7 +88,11 @@ def test_the_brokers_retention_of_dead_letters_counts_too(make_topic, admin):
     longer = ConfigEntry("retention.ms", milliseconds(500), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic.dead_letter_name, incremental_configs=[longer])
     admin.incremental_alter_configs([resource])[resource].result(10)
-    assert kept(topic) == 1 + 500 + 14
+    until = time.monotonic() + 20
+    while kept(topic) != 1 + 500 + 14:
+        # The broker answers before it has applied the change.
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_a_topic_that_does_not_exist_yet_needs_what_it_declares(services):
