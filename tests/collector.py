@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from airflow.sdk._shared.observability.metrics.base_stats_logger import NoStatsLogger
 
 from include.streams.operations import metrics
 
@@ -48,28 +49,32 @@ class Listener:
 
 
 @contextmanager
+def initialized() -> Iterator[None]:
+    """Let this process send its metrics as Airflow's settings say now, as in a task's process."""
+    from airflow.sdk.observability import stats
+    from airflow.sdk.observability.metrics import stats_utils
+
+    metrics._backend.cache_clear()
+    stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=True)
+    try:
+        yield
+    finally:
+        metrics._backend.cache_clear()
+        stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
+
+
+@contextmanager
 def listening(**settings: str) -> Iterator[Listener]:
     """Let this process send its metrics to a listener, as Airflow sets up a task's process.
 
     Args:
         settings: Further settings of [metrics].
     """
-    from airflow.sdk.observability import stats
-    from airflow.sdk.observability.metrics import stats_utils
-
-    def initialize() -> None:
-        metrics._backend.cache_clear()
-        stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=True)
-
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener, pytest.MonkeyPatch.context() as patch:
         listener.bind(("127.0.0.1", 0))
         listener.settimeout(10)
         port = str(listener.getsockname()[1])
         for name, value in {"statsd_on": "True", "statsd_host": "127.0.0.1", "statsd_port": port, **settings}.items():
             patch.setenv(f"AIRFLOW__METRICS__{name.upper()}", value)
-        initialize()
-        try:
+        with initialized():
             yield Listener(listener)
-        finally:
-            patch.undo()
-            initialize()
