@@ -99,10 +99,10 @@ def rights(project: Project) -> list[Right]:
     allow(Part.tasks, Resource.topic, (*names, *letters), "Read", "Write", *PREPARE)
     allow(Part.tasks, Resource.group, (*consumers, *landing, *stock), "Read", "Describe")
     allow(Part.tasks, Resource.group, [REPLAY_GROUP], "Describe")
-    allow(Part.triggerer, Resource.topic, names, "Describe")
+    # It reads no message, but fires only for topics that its user may read: a run could not read the others either.
+    allow(Part.triggerer, Resource.topic, names, "Read", "Describe")
     allow(Part.triggerer, Resource.group, consumers, "Describe")
     if stock:
-        allow(Part.triggerer, Resource.topic, names, "Read")
         allow(Part.triggerer, Resource.group, stock, "Read", "Describe")
         allow(Part.pages, Resource.topic, names, "Read", "Describe")
         allow(Part.pages, Resource.group, stock, "Read", "Describe")

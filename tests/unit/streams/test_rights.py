@@ -67,9 +67,10 @@ def test_tasks_reach_every_declared_topic_and_nothing_else():
     assert {name for name, operations in groups.items() if "Read" in operations} == {"book", "land", "board"}
 
 
-def test_the_triggerer_reads_messages_only_for_a_stock_part():
-    assert of(BARE, Part.triggerer, Resource.topic) == {"shop.orders": {"Describe"}}
-    assert "Read" in of(PROJECT, Part.triggerer, Resource.topic)["shop.orders"]
+def test_the_triggerer_commits_offsets_only_for_a_stock_part():
+    assert of(BARE, Part.triggerer, Resource.topic) == {"shop.orders": {"Read", "Describe"}}
+    assert of(BARE, Part.triggerer, Resource.group) == {"book": {"Describe"}}
+    assert "Read" in of(PROJECT, Part.triggerer, Resource.group)["board"]
 
 
 def test_connect_reads_landed_topics_only():
