@@ -24,15 +24,15 @@ from airflow.sdk import Param, dag, task
 
 from include.project import PROJECT
 from include.streams import Reason, task_defaults
+from include.streams.operations.repair_runs import REPAIR
 
 Optional = {"default": None, "type": ["null", "integer"], "minimum": 0}
 
 
 @dag(
-    schedule=None,
-    catchup=False,
-    # If a message has two dead letters, as after a crash, two concurrent runs could each send one of them.
-    max_active_runs=1,
+    # With one run at a time: if a message has two dead letters, as after a crash, two concurrent runs could each send
+    # one of them.
+    **REPAIR,
     dagrun_timeout=timedelta(hours=3),
     params={
         "topic": Param(type="string", enum=[topic.name for topic in PROJECT.topics], description="its dead letters"),

@@ -279,7 +279,8 @@ class _Replay:
         record, origin = letter.record, letter.origin
         reason = str(origin.reason) if origin else ""
         self.counts[reason, result.outcome] += 1
-        if result.outcome is not ReplayOutcome.replayed_before and len(self.rows) < MAX_ROWS:
+        is_over = result.outcome in (ReplayOutcome.replayed_before, ReplayOutcome.settled)
+        if not is_over and len(self.rows) < MAX_ROWS:
             dead_letter = f"{record.partition}@{record.offset}"
             message = f"{origin.partition}@{origin.offset}" if origin and origin.was_on_the_topic else ""
             self.rows.append(Row(dead_letter=dead_letter, message=message, reason=reason, **result._asdict()))
@@ -290,6 +291,8 @@ class _Replay:
             # It may have been an earlier try of this task, or this task before its run was cleared.
             by_this_run = known.run_id == self.run_id
             return _Result(ReplayOutcome.replayed, known.repairs or "") if by_this_run else _REPLAYED_BEFORE
+        if known is not None and known.outcome == ReplayOutcome.settled:
+            return _Result(ReplayOutcome.settled, detail=known.detail or "")
         if letter.origin is None:
             return _Result(ReplayOutcome.unreadable)
         if letter.origin.source in self.done:
