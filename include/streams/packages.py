@@ -53,6 +53,11 @@ class KeyedAsset:
         """The asset's name in `asset`, in lower case: a task is named after it."""
         return self.asset.rpartition(":")[2].lower()
 
+    @property
+    def consumer(self) -> Consumer | None:
+        """The consumer whose claims have the keys; None if a function finds them."""
+        return None if isinstance(self.keys, str) else self.keys
+
     def load_asset(self) -> Asset:
         """Import the asset. A Dag file may call this: it has imported Airflow anyway."""
         return resolve_name(self.asset)

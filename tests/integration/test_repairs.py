@@ -21,7 +21,7 @@ from include.streams.operations.database import begin
 from include.streams.operations.heartbeats import beat
 from include.streams.operations.migrate import upgrade
 from include.streams.operations.repair_runs import run_repair
-from include.streams.operations.repairs import CloseAlarm, close
+from include.streams.operations.repairs import CloseAlarm, RepairOutbox, close, repair_outbox
 from include.streams.operations.retention import AUDIT_KEPT, Rule, prune
 from include.streams.operations.tables import operations_audit
 from tests.repairs import in_two_tries, records_of
@@ -211,3 +211,74 @@ def test_records_are_kept_for_years(source):
         connection.execute(text(old), {"source": source})
     prune([rule], seconds=10)
     assert records(source) == []
+
+
+@pytest.fixture
+def box(source) -> str:
+    """A consumer with two failed rows, a skipped one, and an unavailable receiver."""
+    rows = "insert into outbox (consumer, kind, destination, body, state, attempts, last_error) values "
+    rows += "(:name, 'request', :to, 'a body', :state, 20, :error)"
+    away = "insert into outbox_routes (consumer, kind, destination, failures, retry_at) values "
+    away += "(:name, 'request', 'crm', 7, now() + interval '1 minute')"
+    with begin() as connection:
+        for state in ("failed", "failed", "skipped"):
+            values = {"name": source, "to": "crm", "state": state, "error": "404 \x1b[2J"}
+            connection.execute(text(rows), values)
+        connection.execute(text(away), {"name": source})
+    return source
+
+
+def outbox_params(consumer: str | None, **changes: Any) -> RepairOutbox:
+    params: Any = {"action": "deliver_again", "state": "failed", "consumer": consumer, "destination": None, "row": None}
+    return {**params, "reason": "the token was renewed", "dry_run": False, **changes}  # type: ignore[return-value]
+
+
+def states(consumer: str) -> list[str]:
+    query = text("select state from outbox where consumer = :name and kind = 'request' order by sequence")
+    with begin() as connection:
+        return list(connection.scalars(query, {"name": consumer}))
+
+
+def test_failed_rows_are_delivered_again_and_no_other_rows(box):
+    lines = repair_outbox(outbox_params(box, dry_run=True), Actor("ann"))["lines"]
+    assert lines[0] == f"2 failed rows of {box} to crm: pending, deliver_outbox delivers them within seconds"
+    assert lines[1].endswith(r": 20 attempts (404 \x1b[2J)")
+    assert not any("a body" in line for line in lines)
+    assert states(box) == ["failed", "failed", "skipped"]
+    row = lines[1].partition(":")[0]
+    repair_outbox(outbox_params(None, action="skip", row=row), Actor("ann"))
+    assert states(box) == ["skipped", "failed", "skipped"]
+    repair_outbox(outbox_params(box), Actor("ann"))
+    assert states(box) == ["skipped", "pending", "skipped"]
+    repair_outbox(outbox_params(None, state="skipped", row=row), Actor("ann"))
+    assert states(box) == ["pending", "pending", "skipped"]
+
+
+def test_an_unavailable_receiver_is_tried_at_once(box):
+    (line,) = repair_outbox(outbox_params(box, action="deliver_now"), Actor("ann"))["lines"]
+    assert line == f"{box} to crm: tried at once, after 7 failed attempts"
+    with begin() as connection:
+        due = text("select retry_at <= now() from outbox_routes where consumer = :name")
+        assert connection.scalar(due, {"name": box}) is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"consumer": None}, "name a consumer, a destination or a row"),
+        ({"destination": "other"}, "no failed row is in the selection"),
+        ({"row": "1"}, "'1' is no id of a row: copy it from the dry run"),
+        ({"action": "skip", "state": "skipped"}, "the rows are skipped already"),
+        ({"action": "deliver_now", "destination": "other"}, "no receiver in the selection is known to be unavailable"),
+    ],
+)
+def test_an_outbox_repair_without_rows_is_refused(box, changes, expected):
+    with pytest.raises(Refused, match=expected):
+        repair_outbox(outbox_params(box, **changes), Actor("ann"))
+
+
+def test_the_command_repairs_the_outbox_too(box, capsys):
+    assert main(["repair-outbox", "deliver-again", "--consumer", box, "--reason", "renewed", "--by", "bob"]) == 0
+    assert capsys.readouterr().out.startswith("2 failed rows of")
+    assert states(box) == ["pending", "pending", "skipped"]
+    assert [record["user_name"] for record in records_of("consumer", box)] == ["bob"]

@@ -141,6 +141,40 @@ def source_columns(letter: DeadLetterRecord) -> dict[str, Any]:
     return {column.name: value for column, value in zip(_SOURCE, values, strict=True)}
 
 
+def row_of(
+    topic: str,
+    letter: DeadLetterRecord,
+    outcome: ReplayOutcome,
+    run_id: str,
+    *,
+    detail: str | None = None,
+    repairs: str | None = None,
+) -> dict[str, Any]:
+    """The row of the table for a dead letter.
+
+    Args:
+        topic: The topic to which its message belongs.
+        letter: The dead letter.
+        outcome: Its outcome.
+        run_id: The run that determines the outcome.
+        detail: Why the message still fails, or why it will not be replayed.
+        repairs: The names of the repairs.
+    """
+    dead, origin = letter.record, letter.origin
+    return {
+        "topic_id": dead.topic_id,
+        "partition": dead.partition,
+        "offset": dead.offset,
+        "topic": topic,
+        **source_columns(letter),
+        "reason": origin.reason if origin else None,
+        "outcome": outcome,
+        "detail": detail or None,
+        "repairs": repairs or None,
+        "run_id": run_id,
+    }
+
+
 def record(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Record outcomes of dead letters; waits for another process that records one of them at the same time.
 

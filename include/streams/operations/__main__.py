@@ -41,6 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     close.add_argument("kind", help="such as messages_lost")
     close.add_argument("key", nargs="?", default="", help="the text after the kind, if `alarms` shows one")
     add_repair_arguments(close, reason="the reason, stored with the alarm and sent to the webhook")
+    box = add("repair-outbox", _repair_outbox, "deliver rows of the outbox again or at once, or skip them")
+    box.add_argument("action", choices=("deliver-again", "skip", "deliver-now"))
+    box.add_argument("--state", choices=("failed", "skipped", "pending"), default="failed", help="default: %(default)s")
+    box.add_argument("--consumer", help="only rows of this consumer")
+    box.add_argument("--destination", help="only rows for this topic, or for this Airflow HTTP connection")
+    box.add_argument("--row", help="only the row with this id")
+    add_repair_arguments(box, reason="the reason")
     return parser
 
 
@@ -69,6 +76,22 @@ def _close_alarm(options: argparse.Namespace) -> list[str]:
         source=options.source, kind=options.kind, key=options.key, reason=options.reason, dry_run=options.dry_run
     )
     return close(params, Actor(acting_user(options.by)))["lines"]
+
+
+def _repair_outbox(options: argparse.Namespace) -> list[str]:
+    from include.streams.operations.audit import Actor
+    from include.streams.operations.repairs import RepairOutbox, repair_outbox
+
+    params = RepairOutbox(
+        action=options.action.replace("-", "_"),
+        state=options.state,
+        consumer=options.consumer,
+        destination=options.destination,
+        row=options.row,
+        reason=options.reason,
+        dry_run=options.dry_run,
+    )
+    return repair_outbox(params, Actor(acting_user(options.by)))["lines"]
 
 
 if __name__ == "__main__":

@@ -37,16 +37,45 @@ def repair_params(**own: Param) -> dict[str, Param]:
     }
 
 
-def choice(names: Iterable[str], description: str) -> Param:
-    """A parameter without a default, whose value is one of these names.
+def choice(names: Iterable[str], description: str, *, default: str | None = None) -> Param:
+    """A parameter whose value is one of these names.
 
     Args:
         names: The names.
         description: What the parameter means.
+        default: The default; None for a parameter that must be given.
     """
     from airflow.sdk import Param
 
-    return Param(type="string", enum=list(names), description=description)
+    given = {} if default is None else {"default": default}
+    return Param(**given, type="string", enum=list(names), description=description)
+
+
+def optional(description: str, **schema: Any) -> Param:
+    """A parameter that may be left out: its default is null.
+
+    Args:
+        description: What the parameter means.
+        schema: JSON Schema of a given value, such as `type="integer"`, `minimum=0`, or `enum=[...]`.
+    """
+    from airflow.sdk import Param
+
+    if "enum" in schema:
+        schema["enum"] = [None, *schema["enum"]]
+    return Param(None, **{**schema, "type": ["null", schema.get("type", "string")]}, description=description)
+
+
+def letters() -> Param:
+    """The parameter `letters`: dead letters by their positions in the dead-letter topic."""
+    from airflow.sdk import Param
+
+    return Param(
+        [],
+        type="array",
+        items={"type": "string", "pattern": "^[0-9]{1,9}@[0-9]{1,18}$"},
+        maxItems=10_000,
+        description="only these, each partition@offset in the dead-letter topic, as a dry run lists them",
+    )
 
 
 def name(description: str, *, default: str | None = None, examples: Iterable[str] = ()) -> Param:
