@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Table, delete, func, literal_column, selec
 from include.streams.contracts import Topic
 from include.streams.contracts.topics import DEAD_LETTER_RETENTION
 from include.streams.operations.database import begin
-from include.streams.operations.tables import alarms, claims, inbox, outbox, replays
+from include.streams.operations.tables import alarms, claims, inbox, operations_audit, outbox, replays
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ BATCH_ROWS = 1_000
 # A message can outlive its topic's retention by this time: Kafka deletes only whole segments, and starts a new segment
 # every 7 days by default.
 SEGMENT_ROLL = timedelta(days=7)
+# Who repaired what is asked for long after the repair. The table has a few rows a day.
+AUDIT_KEPT = timedelta(days=5 * 365)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def rules(
         Rule(claims, "closed_at", claims_days * days, "closed_at is not null"),
         Rule(outbox, "created_at", outbox_days * days, "state in ('delivered', 'skipped')"),
         Rule(alarms, "closed_at", alarms_days * days, "closed_at is not null"),
+        Rule(operations_audit, "at", AUDIT_KEPT),
     ]
 
 
