@@ -4,7 +4,7 @@ Only processes that may read that database can use this: the api-server, and a s
 cannot. Airflow's REST API would need a login, and one request for each Dag and state.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -31,7 +31,7 @@ def dags_of_runs(run_ids: Collection[str], since: datetime) -> dict[str, list[di
     """
     statement = "select dag_id, run_id, state from dag_run where run_after >= :since and run_id = any(:run_ids)"
     found: dict[str, list[dict[str, str]]] = {}
-    for dag_id, run_id, state in _rows(statement, since=since, run_ids=list(run_ids)):
+    for dag_id, run_id, state in _query(statement, since=since, run_ids=list(run_ids)):
         found.setdefault(run_id, []).append({"dag_id": dag_id, "state": state})
     return found
 
@@ -49,19 +49,38 @@ def run_states(since: datetime) -> dict[str, dict[str, int]]:
         MetadataUnreachable: There is no PostgreSQL database of Airflow, or it does not answer.
     """
     # Each condition has its own index, so old runs are not read.
-    statement = """
+    rows = _query(
+        """
         select dag_id, state, count(*) from dag_run
         where run_after >= :since or state = 'queued' or state = 'running'
         group by dag_id, state order by dag_id, state
-    """
+        """,
+        since=since,
+    )
     states: dict[str, dict[str, int]] = {}
-    for dag, state, number in _rows(statement, since=since):
+    for dag, state, number in rows:
         states.setdefault(dag, {})[state] = number
     return states
 
 
-def _rows(statement: str, **parameters: Any) -> list[tuple]:
-    """The rows of a statement on the metadata database. Raises MetadataUnreachable."""
+def run_state(dag_id: str, run_id: str) -> str | None:
+    """The state of a run.
+
+    Args:
+        dag_id: The Dag's id.
+        run_id: The run's id.
+
+    Returns:
+        The state, such as "running"; None if there is no such run.
+
+    Raises:
+        MetadataUnreachable: There is no PostgreSQL database of Airflow, or it does not answer.
+    """
+    rows = _query("select state from dag_run where dag_id = :dag_id and run_id = :run_id", dag_id=dag_id, run_id=run_id)
+    return rows[0][0] if rows else None
+
+
+def _query(statement: str, **parameters: Any) -> Sequence[Any]:
     from airflow.configuration import conf
     from sqlalchemy import create_engine, text
     from sqlalchemy.engine import make_url
@@ -76,6 +95,6 @@ def _rows(statement: str, **parameters: Any) -> list[tuple]:
     try:
         with engine.begin() as connection:
             connection.execute(text(f"set local statement_timeout = {STATEMENT_MS}"))
-            return [tuple(row) for row in connection.execute(text(statement), parameters)]
+            return connection.execute(text(statement), parameters).all()
     except SQLAlchemyError as error:
         raise MetadataUnreachable(str(getattr(error, "orig", error))) from None

@@ -26,6 +26,7 @@ from include.streams.operations.tables import (
     consumer_samples,
     inbox,
     landing_samples,
+    operations_audit,
     outbox,
     outcome_counts,
     outcome_intervals,
@@ -39,6 +40,8 @@ BATCH_ROWS = 1_000
 # A message can outlive its topic's retention by this time: Kafka deletes only whole segments, and starts a new segment
 # every 7 days by default.
 SEGMENT_ROLL = timedelta(days=7)
+# Who repaired what is asked for long after the repair. The table has a few rows a day.
+AUDIT_KEPT = timedelta(days=5 * 365)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def rules(
         Rule(landing_samples, "sampled_at", samples.KEPT),
         Rule(outcome_counts, "starts_at", samples.KEPT),
         Rule(outcome_intervals, "starts_at", samples.KEPT),
+        Rule(operations_audit, "at", AUDIT_KEPT),
     ]
 
 

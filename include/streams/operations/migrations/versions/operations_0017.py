@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "operations_0017"
-down_revision = "operations_0014"
+down_revision = "operations_0015"
 branch_labels = None
 depends_on = None
 
