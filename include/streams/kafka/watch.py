@@ -23,7 +23,7 @@ from include.streams.kafka.dead_letters import watch_waiting_dead_letters
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
-from include.streams.operations import metrics
+from include.streams.operations import metrics, samples
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_lasting, add_to_alarm, close_alarm, close_others, open_alarm
 from include.streams.operations.database import begin
@@ -151,6 +151,7 @@ def check_consumer(consumer: Consumer) -> ConsumerStatus:
         if status.is_whole:
             show_lag(consumer, counted)
         watch_waiting(connection, consumer, status)
+        samples.record_lag(connection, consumer.name, status.behind, status.waiting)
     log.info(
         "checked: consumer=%s behind=%s oldest_unclaimed=%s oldest_open_claim=%s",
         consumer.name,
