@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import atexit
-import gzip
 import json
 import re
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import yaml
 from airflow.sdk._shared.observability.metrics import otel_logger
 from opentelemetry.metrics import get_meter_provider
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 from include.streams.operations import metrics
-from tests.collector import initialized, listening
+from tests.collector import OtlpReceiver, attributes_of, initialized, listening
 from tests.conftest import PROJECT
 
 MONITORING = PROJECT / "deploy" / "monitoring"
@@ -130,25 +125,9 @@ def test_a_statsd_listener_gets_every_kind():
 
 def test_an_open_telemetry_collector_gets_every_kind(monkeypatch):
     """Over OTLP, from the client that Airflow creates."""
-    got: list[ExportMetricsServiceRequest] = []
-
-    class Collector(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers.get("Content-Encoding") == "gzip":
-                body = gzip.decompress(body)
-            got.append(ExportMetricsServiceRequest.FromString(body))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    receiver = OtlpReceiver()
     set_metrics(monkeypatch, otel_on="True")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
     with initialized():
         metrics.MESSAGES.add(3, "book", "shop.orders", "handled")
@@ -160,16 +139,10 @@ def test_an_open_telemetry_collector_gets_every_kind(monkeypatch):
         provider.shutdown()  # type: ignore[attr-defined]
         # It would be called again when pytest ends.
         atexit.unregister(otel_logger.flush_otel_metrics)
-    server.shutdown()
-    sent = {
-        metric.name: metric
-        for request in got
-        for resource in request.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-    }
+    receiver.shutdown()
+    sent = {metric.name: metric for metric in receiver.metrics}
     (messages,) = sent["airflow.streams.messages"].sum.data_points
-    assert (messages.as_int, attributes(messages)) == (
+    assert (messages.as_int, attributes_of(messages)) == (
         3,
         {metrics.CONSUMER: "book", metrics.TOPIC: "shop.orders", "outcome": "handled"},
     )
@@ -177,18 +150,14 @@ def test_an_open_telemetry_collector_gets_every_kind(monkeypatch):
         "AGGREGATION_TEMPORALITY_DELTA"
     )
     (lag,) = sent["airflow.streams.consumer.lag"].gauge.data_points
-    assert (lag.as_int or lag.as_double, attributes(lag)) == (
+    assert (lag.as_int or lag.as_double, attributes_of(lag)) == (
         7,
         {metrics.CONSUMER: "book", metrics.TOPIC: "shop.orders"},
     )
     duration = sent["airflow.messaging.process.duration"]
     (took,) = duration.exponential_histogram.data_points
     assert (duration.unit, took.count, took.sum) == ("ms", 1, 250)
-    assert attributes(took)[metrics.SYSTEM] == "kafka"
-
-
-def attributes(point: Any) -> dict[str, str]:
-    return {attribute.key: attribute.value.string_value for attribute in point.attributes}
+    assert attributes_of(took)[metrics.SYSTEM] == "kafka"
 
 
 def test_the_page_lists_every_metric():
@@ -203,7 +172,7 @@ def test_the_page_lists_every_metric():
     assert page.count("\n| `") == len(rows), "docs/metrics.md lists a metric that does not exist"
 
 
-def test_the_dashboard_names_existing_metrics_and_attributes():
+def test_the_dashboard_names_existing_metrics_and_attributes_of():
     dashboard = json.loads((MONITORING / "dashboard.json").read_text())
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
