@@ -221,10 +221,11 @@ def test_the_parts_work_with_their_rights_and_no_others(granted, act_as, project
         assert not opened & {"topic_forbidden", "commit_refused", "partitions_away", "dead_letters_wait"}
 
     # And nothing else: no other topic, no table of their own, no schema change.
+    admin = AdminClient(login(broker, "tasks"))
     with pytest.raises(KafkaException, match=r"(?i)authoriz"):
-        AdminClient(login(broker, "tasks")).create_topics([NewTopic("other", 1, 1)])["other"].result(20)
+        admin.create_topics([NewTopic("other", 1, 1)])["other"].result(20)
     with pytest.raises(KafkaException, match=r"(?i)authoriz"):
-        AdminClient(login(broker, "tasks")).delete_topics([orders.name])[orders.name].result(20)
+        admin.delete_topics([orders.name])[orders.name].result(20)
     for statement in ("create table own (n int)", "alter table inbox add column n int", "drop table inbox"):
         with pytest.raises(ProgrammingError, match=r"(?i)permission denied|must be owner"), begin() as connection:
             connection.execute(text(statement))
