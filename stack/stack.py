@@ -194,7 +194,14 @@ class Stack:
             if failed or not states or time.monotonic() > deadline:
                 name = (failed or list(service.program_names))[0]
                 reason = self.supervisor.last_log_line(name)
-                raise StackError(f"{name} does not become ready: {reason}; see {self.supervisor.logs}/{name}.log")
+                if failed or not states:
+                    what = f"{name} does not start: {reason}"
+                else:
+                    what = (
+                        f"{service.name} is not ready after {service.ready_seconds} s; if the machine is busy, run it "
+                        f"again (last line of {name}: {reason})"
+                    )
+                raise StackError(f"{what}; see {self.supervisor.logs}/{name}.log")
             time.sleep(0.1)
 
     def down(self) -> None:
