@@ -54,7 +54,7 @@ class Airflow(Service):
     name = "airflow"
     ports = ("airflow",)
     program_names = ("api-server", "scheduler", "dag-processor", "triggerer")
-    ready_seconds = 180
+    ready_seconds = 300  # on a busy machine with two cores, more than 180
 
     def __init__(self, *args, postgres: Postgres, child_environment: Callable[[], dict[str, str]]):
         super().__init__(*args)

@@ -146,6 +146,7 @@ class Stack:
     def _start_in_order(self) -> None:
         base = [service for service in self._local() if service is not self.airflow]
         begin = time.monotonic()
+        self.report(f"starting {', '.join(service.name for service in base)}")
         for service in base:  # all at once, because each mostly waits
             self._start(service)
         for service in base:
@@ -156,8 +157,10 @@ class Stack:
         if self.airflow.name in self.services:
             with self._explained(self.airflow):
                 self.airflow.before_start()
+            self.report("preparing tables, topics and connectors")
             self.prepare_project()
             begin = time.monotonic()
+            self.report("starting airflow")
             self._start(self.airflow)
             self._wait(self.airflow)
             self.report(f"airflow is ready ({time.monotonic() - begin:.1f} s): {self.airflow.url}")
@@ -192,7 +195,14 @@ class Stack:
             if failed or not states or time.monotonic() > deadline:
                 name = (failed or list(service.program_names))[0]
                 reason = self.supervisor.last_log_line(name)
-                raise StackError(f"{name} does not become ready: {reason}; see {self.supervisor.logs}/{name}.log")
+                if failed or not states:
+                    what = f"{name} does not start: {reason}"
+                else:
+                    what = (
+                        f"{service.name} is not ready after {service.ready_seconds} s; if the machine is busy, run it "
+                        f"again (last line of {name}: {reason})"
+                    )
+                raise StackError(f"{what}; see {self.supervisor.logs}/{name}.log")
             time.sleep(0.1)
 
     def down(self) -> None:

@@ -1,13 +1,57 @@
 """Real services for several folders of tests, in addition to those in tests/conftest.py."""
 
+import logging
 import os
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
 from include.streams.operations.database import engine
+
+OPERATIONS = "AIRFLOW_CONN_OPERATIONS_DB"
+log = logging.getLogger(__name__)
+
+# Tables that all files of a worker share. What one file leaves there, such as an open alarm or a failed outbox row, a
+# test of another file would count.
+SHARED = ("claims", "inbox", "outbox", "replays", "alarms", "heartbeats")
+_ended: list[str] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_rows_of_other_files(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Empty the shared tables after each file, so that each file passes alone and in any order.
+
+    The log names a file that leaves rows (`-o log_cli=true --log-cli-level=INFO`), a warning names one whose threads or
+    processes still write after its end.
+    """
+    if late := _empty_shared_tables():
+        warnings.warn(f"{_ended[-1] if _ended else 'somebody'} wrote rows after its end: {late}", stacklevel=1)
+    yield
+    if left := _empty_shared_tables():
+        log.info("%s left rows: %s", request.node.nodeid, left)
+    _ended.append(request.node.nodeid)
+
+
+def _empty_shared_tables() -> dict[str, int]:
+    """Empty the tables; returns {table: number of rows that it had}, without empty ones."""
+    if (url := os.environ.get(OPERATIONS)) is None:
+        return {}
+    with psycopg.connect(url, autocommit=True) as connection:
+        counts = {}
+        for table in SHARED:
+            (exists,) = connection.execute("select to_regclass(%s) is not null", [table]).fetchone() or (False,)
+            if exists:
+                (counts[table],) = connection.execute(f"select count(*) from {table}").fetchone() or (0,)
+        left = {table: count for table, count in counts.items() if count}
+        if left:
+            # A transaction that a test has left open is an error of that test.
+            connection.execute("set lock_timeout = '20s'")
+            connection.execute(f"truncate {', '.join(left)} cascade")
+    return left
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +70,7 @@ def new_database(services, monkeypatch) -> Iterator[Callable[[], str]]:
         with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text(f"create database {name}"))
         made.append(name)
-        base, _ = os.environ["AIRFLOW_CONN_OPERATIONS_DB"].rsplit("/", 1)
+        base, _ = os.environ[OPERATIONS].rsplit("/", 1)
         monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", f"{base}/{name}")
         return name
 

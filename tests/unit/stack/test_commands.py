@@ -80,3 +80,27 @@ def test_an_error_of_a_client_becomes_a_sentence_with_the_log(folder: Path, monk
         "postgres started, but could not be prepared (ConnectionRefusedError: connection refused); see "
         f"{folder}/logs/postgres.log, and run it again"
     )
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("FATAL", "postgres does not start: FATAL: no room; see {logs}/postgres.log"),
+        (
+            "RUNNING",
+            "postgres is not ready after 0 s; if the machine is busy, run it again (last line of postgres: FATAL: no "
+            "room); see {logs}/postgres.log",
+        ),
+    ],
+)
+def test_a_service_that_does_not_start_is_told_from_a_slow_one(state, said, folder: Path, monkeypatch):
+    stack = Stack(folder, ("postgres",))
+    logs = folder / "logs"
+    logs.mkdir(parents=True)
+    (logs / "postgres.log").write_text("starting\nFATAL: no room\nbye\n")
+    monkeypatch.setattr(stack.supervisor, "info", lambda: {"postgres": {"state": state}})
+    monkeypatch.setattr(stack.postgres, "ready_seconds", 0)
+    monkeypatch.setattr(stack.postgres, "is_ready", lambda: False)
+    with pytest.raises(StackError) as raised:
+        stack.wait_until_ready("postgres")
+    assert str(raised.value) == said.format(logs=logs)
