@@ -274,7 +274,7 @@ def test_an_unavailable_receiver_is_tried_at_once(box):
 )
 def test_an_outbox_repair_without_rows_is_refused(box, changes, expected):
     with pytest.raises(Refused, match=expected):
-        repair_outbox(outbox_params(box, **changes), Actor("ann"))
+        repair_outbox(outbox_params(**{"consumer": box, **changes}), Actor("ann"))
 
 
 def test_the_command_repairs_the_outbox_too(box, capsys):

@@ -109,7 +109,8 @@ def state_in_airflow(dag_id: str, run_id: str) -> str | None:
     """
     from airflow.sdk import get_current_context
 
-    ti: Any = get_current_context()["ti"]
+    context: Any = get_current_context()
+    ti = context["ti"]
     for state in ACTIVE:
         if ti.get_dr_count(dag_id, run_ids=[run_id], states=[state]):
             return state

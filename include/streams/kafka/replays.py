@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, text
+from sqlalchemy import Connection, Row, and_, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from include.streams.kafka.dead_letter_records import DeadLetterRecord
@@ -68,7 +68,7 @@ _UPSERT = _insert.on_conflict_do_update(
     },
     # A task that Airflow has declared dead may still run at the same time as its retry, with outdated outcomes. And a
     # person may settle a dead letter while a replay runs.
-    where=replays.c.outcome.not_in([ReplayOutcome.replayed, ReplayOutcome.settled]),
+    where=and_(replays.c.outcome != ReplayOutcome.replayed, replays.c.outcome != ReplayOutcome.settled),
 ).returning(replays.c.offset)
 # The arrays are unnested, so that each message is looked up in the index of its coordinates.
 _REPLAYED = text(

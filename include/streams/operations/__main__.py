@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     close.add_argument("key", nargs="?", default="", help="the text after the kind, if `alarms` shows one")
     add_repair_arguments(close, reason="the reason, stored with the alarm and sent to the webhook")
     box = add("repair-outbox", _repair_outbox, "deliver rows of the outbox again or at once, or skip them")
-    box.add_argument("action", choices=("deliver-again", "skip", "deliver-now"))
+    box.add_argument("repair", choices=("deliver-again", "skip", "deliver-now"))
     box.add_argument("--state", choices=("failed", "skipped", "pending"), default="failed", help="default: %(default)s")
     box.add_argument("--consumer", help="only rows of this consumer")
     box.add_argument("--destination", help="only rows for this topic, or for this Airflow HTTP connection")
@@ -83,7 +83,7 @@ def _repair_outbox(options: argparse.Namespace) -> list[str]:
     from include.streams.operations.repairs import RepairOutbox, repair_outbox
 
     params = RepairOutbox(
-        action=options.action.replace("-", "_"),
+        action=options.repair.replace("-", "_"),
         state=options.state,
         consumer=options.consumer,
         destination=options.destination,

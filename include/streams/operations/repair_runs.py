@@ -47,8 +47,8 @@ def choice(names: Iterable[str], description: str, *, default: str | None = None
     """
     from airflow.sdk import Param
 
-    given = {} if default is None else {"default": default}
-    return Param(**given, type="string", enum=list(names), description=description)
+    schema: dict[str, Any] = {"type": "string", "enum": list(names), "description": description}
+    return Param(**schema) if default is None else Param(default, **schema)
 
 
 def optional(description: str, **schema: Any) -> Param:
