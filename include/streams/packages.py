@@ -215,6 +215,9 @@ class Project:
     def prune(self, days: Mapping[str, Any], *, seconds: float) -> dict[str, int]:
         """Delete old rows that are no longer needed, also from the packages' own tables. Call this in a task.
 
+        Inbox rows are kept for longer than `inbox_days` if a broker keeps the messages of a topic for longer than the
+        topic declares. They are all kept if a broker's settings cannot be read.
+
         Args:
             days: {name: days to keep}, with the parameter names of `include.streams.operations.retention.rules`.
             seconds: After about this time, the remaining rows are left for the next call.
@@ -225,9 +228,16 @@ class Project:
         Raises:
             RetentionTooShort: A value is too small.
         """
-        from include.streams.operations.retention import prune, rules
+        from include.streams.kafka.retention import inbox_days
+        from include.streams.operations.retention import check_inbox, prune, rules
 
-        inbox_kept = timedelta(days=days["inbox_days"]) if days["inbox_days"] else None
+        days = dict(days)
+        if days["inbox_days"] is not None:
+            check_inbox(timedelta(days=days["inbox_days"]), self.topics)
+            read = [(consumer.conn_id, topic) for consumer in self.consumers for topic in consumer.topics]
+            read += [(consumer.conn_id, consumer.topic) for consumer in self.landing_consumers]
+            days["inbox_days"] = inbox_days(days["inbox_days"], read)
+        inbox_kept = timedelta(days=days["inbox_days"]) if days["inbox_days"] is not None else None
         functions = [resolve_name(package.retention) for package in self.packages if package.retention]
         own = chain.from_iterable(function(inbox_kept) for function in functions)
         return prune([*rules(self.topics, **days), *own], seconds=seconds)
