@@ -5,7 +5,8 @@ Triage may only propose some actions: to close a valve, to send a crew at night,
 proposal waits here for a person, and is executed once if it is approved in time.
 
 **Starts** once for each proposal, by a partition key of the asset `proposal`: the `decision_id`. Find a run in the UI
-by this key. To answer, open *Required Actions* in Airflow.
+by this key. To answer, open *Required Actions* in Airflow. Only the users in the Airflow Variable `water_approvers` may
+answer. If it names nobody, nobody is asked, and the proposal becomes a work order for a person.
 
 **Makes** a row in `work_orders` and a message on `work.orders` when the proposal is approved. When it is rejected, or
 not answered before the deadline (an hour after the proposal), the work order says that a person has to look at the
@@ -43,7 +44,7 @@ from include.water.assets import PROPOSAL
 )
 def execute_decisions():
     @task
-    def ask(run_id: str | None = None, ti=None) -> dict[str, str]:
+    def ask(run_id: str | None = None, ti=None) -> dict:
         from include.streams import partition_key
         from include.water.triage import execute
 
@@ -52,11 +53,11 @@ def execute_decisions():
 
         question = execute.ask(partition_key(), run_id, is_running)
         if question is None:
-            raise AirflowSkipException("settled, or asked by another run")
+            raise AirflowSkipException("settled, asked by another run, or nobody may approve: see the log")
         return question
 
     @task
-    def settle(question: dict[str, str], answer: dict | None) -> str:
+    def settle(question: dict, answer: dict | None) -> str:
         from include.water.triage import execute
 
         return execute.execute(question["decision_id"], question["proposal_hash"], execute.read_answer(answer))
@@ -67,6 +68,7 @@ def execute_decisions():
         subject=question["subject"],
         body=question["body"],
         deadline_at=question["deadline_at"],
+        approvers=question["approvers"],
     )
     settle(question, approve.output)
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 from sqlalchemy import Connection, Row, select, update
 
 from include.streams import begin
+from include.streams.inference.approvers import Approvers, read_approvers
 from include.water.flows.definition import TIME_ZONE
 from include.water.sites import DISTRICTS, SITES
 from include.water.tables import decisions
@@ -26,34 +27,42 @@ from include.water.triage.proposals import POLICY_VERSION, Action, Target, Targe
 
 log = logging.getLogger(__name__)
 
+# The Airflow Variable that names the users who may approve.
+APPROVERS = "water_approvers"
 # The consumer name of its rows in the outbox.
 CONSUMER = "execute_decisions"
 APPROVED, REJECTED, EXPIRED = "approved", "rejected", "expired"
 
 
 class Answer(NamedTuple):
-    """A person's answer to a proposal: verdict, name, time. EXPIRED without a name: nobody answered."""
+    """A person's answer to a proposal: verdict, name, time, id in Airflow. EXPIRED without a name: nobody answered."""
 
     verdict: str
     approver: str | None
     at: datetime
+    user_id: str | None = None
 
 
-def ask(decision_id: str, run_id: str, is_running: Callable[[str], bool]) -> dict[str, str] | None:
+def ask(
+    decision_id: str, run_id: str, is_running: Callable[[str], bool], approvers: Approvers | None = None
+) -> dict[str, Any] | None:
     """Prepare the question for a person in this run.
 
     Args:
         decision_id: The decision.
         run_id: This run.
         is_running: Whether the run with this id is queued or running.
+        approvers: The users who may approve; None to read them from the Variable. If there are none, nobody is asked:
+            the proposal is refused at once, and a person gets the request.
 
     Returns:
-        `decision_id`, `proposal_hash`, `subject`, `body` (Markdown) and `deadline_at` (ISO 8601); None when there is
-        nothing to ask, because the decision is settled or another run is asking.
+        `decision_id`, `proposal_hash`, `subject`, `body` (Markdown), `deadline_at` (ISO 8601) and `approvers`; None
+        when there is nothing to ask, because the decision is settled, another run is asking, or nobody may approve.
 
     Raises:
         LookupError: The decision does not exist.
     """
+    approvers = approvers or read_approvers(APPROVERS)
     with begin() as connection:
         row = connection.execute(select(decisions).where(decisions.c.decision_id == decision_id)).one_or_none()
     if row is None:
@@ -75,12 +84,19 @@ def ask(decision_id: str, run_id: str, is_running: Callable[[str], bool]) -> dic
         if connection.execute(taken.values(approval_run_id=run_id)).rowcount == 0:
             log.info("nothing to ask: decision=%s, another run was faster", decision_id)
             return None
+        if not approvers.users:
+            log.error("decision=%s is refused: %s", decision_id, approvers.problem)
+            locked = select(decisions).where(decisions.c.decision_id == decision_id).with_for_update()
+            nobody = Answer(EXPIRED, None, datetime.now(UTC))
+            _settle(connection, connection.execute(locked).one(), row.proposal_hash, nobody, approvers.problem)
+            return None
     return {
         "decision_id": decision_id,
         "proposal_hash": row.proposal_hash,
         "subject": f"{plain_words(row)} ({decision_id})",
         "body": _body(row),
         "deadline_at": row.deadline_at.isoformat(),
+        "approvers": approvers.assigned(),
     }
 
 
@@ -98,14 +114,16 @@ def read_answer(result: Mapping[str, Any] | None) -> Answer:
         return Answer(EXPIRED, None, datetime.now(UTC))
     name, user_id = str(user["name"]), str(user["id"])
     approver = name if name == user_id else f"{name} ({user_id})"
-    return Answer(APPROVED if result["chosen_options"] == ["Approve"] else REJECTED, approver, result["responded_at"])
+    return Answer(
+        APPROVED if result["chosen_options"] == ["Approve"] else REJECTED, approver, result["responded_at"], user_id
+    )
 
 
-def execute(decision_id: str, approved_hash: str, answer: Answer) -> str:
+def execute(decision_id: str, approved_hash: str, answer: Answer, approvers: Approvers | None = None) -> str:
     """Record the answer and its consequence in one transaction.
 
     - approved: the work order for the proposal, if the row still has the approved proposal (`approved_hash`), the
-      policy still allows it, and the answer came before the deadline;
+      policy still allows it, the person may approve, and the answer came before the deadline;
     - otherwise (rejected, expired, refused): a work order that a person looks at the request.
 
     A settled decision does not change, so this function may be called any number of times, also concurrently.
@@ -114,6 +132,7 @@ def execute(decision_id: str, approved_hash: str, answer: Answer) -> str:
         decision_id: The decision.
         approved_hash: The proposal_hash that `ask` returned.
         answer: The answer.
+        approvers: The users who may approve now; None to read them from the Variable.
 
     Returns:
         The decision's state.
@@ -121,6 +140,8 @@ def execute(decision_id: str, approved_hash: str, answer: Answer) -> str:
     Raises:
         LookupError: The decision does not exist.
     """
+    # Read now: who was removed from the list since the question may not approve any more.
+    approvers = approvers or read_approvers(APPROVERS)
     with begin() as connection:
         # Locked: of two executors, the second waits and then finds the decision settled.
         row = connection.execute(
@@ -131,15 +152,16 @@ def execute(decision_id: str, approved_hash: str, answer: Answer) -> str:
         if row.state != "awaiting_approval":
             log.info("settled before: decision=%s state=%s", decision_id, row.state)
             return row.state
-        return _settle(connection, row, approved_hash, answer)
+        may_not = None if answer.user_id in approvers.users else f"{answer.approver} may not approve"
+        return _settle(connection, row, approved_hash, answer, may_not if answer.verdict == APPROVED else None)
 
 
-def _settle(connection: Connection, row: Row, approved_hash: str, answer: Answer) -> str:
+def _settle(connection: Connection, row: Row, approved_hash: str, answer: Answer, refused: str | None) -> str:
     now = datetime.now(UTC)
     verdict = answer.verdict
     if verdict == APPROVED and (answer.at > row.deadline_at or now > row.deadline_at + EXECUTION_GRACE):
         verdict = EXPIRED
-    refusal = _refusal(row, approved_hash) if verdict == APPROVED else None
+    refusal = refused or (_refusal(row, approved_hash) if verdict == APPROVED else None)
     basis = OrderBasis.refused if refusal else OrderBasis(verdict)
     state = "executed" if basis == OrderBasis.approved else basis.value
     settled = update(decisions).where(decisions.c.decision_id == row.decision_id)

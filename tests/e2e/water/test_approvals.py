@@ -5,6 +5,7 @@ The tests see everything from outside: Airflow through its REST API, decisions a
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable
@@ -213,6 +214,33 @@ def test_an_approval_is_executed_once_although_repeated_and_cleared(requests: Re
     airflow.wait_for_success(run_id, EXECUTE)
     assert set(requests.states(run_id).values()) == {"skipped"}
     requests.wait_for_order(decision_id, "advise_not_to_drink", "approved")
+
+
+def test_only_named_approvers_may_answer_and_are_checked_again(requests: Requests, airflow: Airflow):
+    try:
+        # Airflow refuses the answer of a user who is not named.
+        set_approvers(airflow, "somebody else")
+        decision_id, run_id = requests.one_that_is_asked()
+        answer = requests.patch(run_id, "Approve")
+        assert answer.status_code == httpx.codes.FORBIDDEN, answer.text
+        assert requests.state_of(decision_id) == "awaiting_approval"
+        # The executor refuses the answer of a user who was removed from the list after the question.
+        set_approvers(airflow, "admin")
+        other, _ = requests.one_that_is_asked()
+        set_approvers(airflow, "somebody else")
+        row = requests.settle(other, "Approve", "refused")
+        assert (row["verdict"], row["approver"], row["refusal"]) == ("approved", "admin", "admin may not approve")
+        requests.wait_for_order(other, "hand_to_person", "refused")
+    finally:
+        set_approvers(airflow, "admin")
+    # Airflow keeps the users of a question, so nobody can answer it now: a person gets the request.
+    path = f"/dags/{EXECUTE}/dagRuns/{quote(run_id, safe='')}/taskInstances/approve"
+    airflow.ask("PATCH", path, new_state="success")
+    requests.wait_for_state(decision_id, "expired")
+
+
+def set_approvers(airflow: Airflow, *users: str) -> None:
+    airflow.ask("PATCH", "/variables/water_approvers", key="water_approvers", value=json.dumps(users))
 
 
 def test_a_rejection_gives_the_request_to_a_person(requests: Requests, airflow: Airflow):

@@ -45,6 +45,8 @@ from tests.clients import reader_at
 from tests.integration.kafka.conftest import wait_for_topics
 from tests.unit.water.test_topics import NOW, example
 
+VARIABLE = "AIRFLOW_VAR_WATER_APPROVERS"
+
 pytestmark = pytest.mark.integration
 
 numbers = count(1)
@@ -101,6 +103,11 @@ def awaiting() -> Row:
     return row
 
 
+@pytest.fixture(autouse=True)
+def named_approvers(monkeypatch) -> None:
+    monkeypatch.setenv(VARIABLE, '["ada", "a", "c"]')
+
+
 def decision_on(message: Message) -> Row:
     with begin() as connection:
         query = select(decisions).where(decisions.c.request_id == message.event.request_id)
@@ -127,11 +134,11 @@ def messages(consumer: str) -> list[WorkOrder]:
 
 
 def approved(by: str = "ada", at: datetime | None = None) -> Answer:
-    return Answer("approved", by, at or datetime.now(UTC))
+    return Answer("approved", by, at or datetime.now(UTC), by)
 
 
 def rejected(by: str = "ada") -> Answer:
-    return Answer("rejected", by, datetime.now(UTC))
+    return Answer("rejected", by, datetime.now(UTC), by)
 
 
 def nobody() -> Answer:
@@ -500,6 +507,44 @@ def test_the_database_refuses_execution_without_approval():
     set_row(row.decision_id, **good)
 
 
+@pytest.mark.parametrize(
+    ("approvers", "refusal"),
+    [
+        ('["bob"]', "ada may not approve"),
+        ("[]", "ada may not approve"),
+    ],
+)
+def test_an_approval_by_a_person_who_may_not_approve_executes_nothing(approvers: str, refusal: str, monkeypatch):
+    row = awaiting()
+    assert ask(row.decision_id, "run", live())
+    monkeypatch.setenv(VARIABLE, approvers)
+    assert execute(row.decision_id, row.proposal_hash, approved()) == "refused"
+    after = look(row.decision_id)
+    assert (after.verdict, after.approver, after.refusal, after.executed_at) == ("approved", "ada", refusal, None)
+    assert [(order.action, order.basis) for order in orders()] == [("hand_to_person", "refused")]
+
+
+def test_anybody_who_could_answer_may_reject(monkeypatch):
+    row = awaiting()
+    monkeypatch.setenv(VARIABLE, '["bob"]')
+    assert execute(row.decision_id, row.proposal_hash, rejected()) == "rejected"
+    assert look(row.decision_id).approver == "ada"
+
+
+@pytest.mark.parametrize("approvers", [None, "", "ada", '{"id": "ada"}', "[]", "[7]", '[" "]'])
+def test_without_approvers_a_person_gets_the_request_at_once(approvers: str | None, monkeypatch):
+    monkeypatch.delenv(VARIABLE)
+    if approvers is not None:
+        monkeypatch.setenv(VARIABLE, approvers)
+    row = awaiting()
+    assert ask(row.decision_id, "run", live()) is None
+    after = look(row.decision_id)
+    assert (after.state, after.verdict, after.approver) == ("refused", "expired", None)
+    assert after.refusal.startswith("nobody may approve")
+    assert "set the Airflow Variable water_approvers to a JSON array of user ids" in after.refusal
+    assert [(order.action, order.basis) for order in orders()] == [("hand_to_person", "refused")]
+
+
 USER = {"id": "7", "name": "ada"}
 
 
@@ -573,7 +618,7 @@ def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
 setattr(owner, name, die)
-execute.execute({row.decision_id!r}, {row.proposal_hash!r}, execute.Answer("approved", "ada", datetime.now(UTC)))
+execute.execute({row.decision_id!r}, {row.proposal_hash!r}, execute.Answer("approved", "ada", datetime.now(UTC), "ada"))
 """
     assert forks.run(code) == -signal.SIGKILL
 

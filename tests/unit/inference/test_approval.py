@@ -11,6 +11,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskAwaitingInput
 
 from include.streams.inference.approval import DeadlineApproval
+from include.streams.inference.approvers import parse_approvers
 
 
 class TaskInstance:
@@ -39,6 +40,27 @@ def test_an_approval_is_open_until_its_deadline_and_rejected_by_default(
         approval(left).execute({"task_instance": TaskInstance()})  # type: ignore[arg-type]
     assert timedelta(seconds=at_least) <= waiting.value.timeout <= timedelta(seconds=at_most)
     assert (asked["options"], asked["defaults"]) == (["Approve", "Reject"], ["Reject"])
+
+
+def test_only_the_named_users_are_asked(monkeypatch):
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **detail: asked.update(detail))
+    asking = approval(timedelta(hours=1))
+    asking.approvers = parse_approvers('["ann", "bob", "ann"]', "approvers").assigned()
+    with pytest.raises(TaskAwaitingInput):
+        asking.execute({"task_instance": TaskInstance()})  # type: ignore[arg-type]
+    assert asked["assigned_users"] == [{"id": "ann", "name": "ann"}, {"id": "bob", "name": "bob"}]
+    # Airflow takes an empty list for "anybody".
+    asking.approvers = []
+    with pytest.raises(ValueError, match="nobody may answer"):
+        asking.execute({"task_instance": TaskInstance()})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [None, "ann", "[]", '{"ann": 1}', "[7]", '[""]'])
+def test_without_a_valid_list_nobody_may_approve(value: str | None):
+    approvers = parse_approvers(value, "approvers")
+    assert approvers.users == ()
+    assert "set the Airflow Variable approvers to a JSON array of user ids" in approvers.problem
 
 
 @pytest.mark.parametrize("option", ["Approve", "Reject"])
