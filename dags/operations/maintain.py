@@ -12,7 +12,7 @@ effects keep failing, and deletes old rows.
 - the gauges of docs/metrics.md, which a collector of metrics gets if Airflow is configured for one;
 - partition keys that started no run, for example those of claimed messages that were not handled;
 - retries of effects that have failed: after two minutes, then at growing intervals of at most half an hour;
-- numbers for the Streams page: the lag of each consumer, and the outcomes of every 15 minutes;
+- for the Streams page: the lag of each consumer, the outcomes of every 15 minutes, a list of the dead letters;
 - room: deletes finished rows that are older than the parameters say. Open rows are kept, whatever their age. An inbox
   row identifies a message that is read again, so it must be kept longer than its message: the task checks `inbox_days`
   against the topics, and keeps the rows for longer if the broker keeps a topic's messages for longer than declared
@@ -78,6 +78,12 @@ def maintain():
         return samples.count_outcomes(seconds=240)
 
     @task
+    def index_dead_letters() -> int:
+        from include.streams.kafka.dead_letter_index import index_dead_letters
+
+        return index_dead_letters(PROJECT.topics, seconds=240)
+
+    @task
     def emit_keys(name: str, outlet_events=None) -> None:
         keyed = PROJECT.keyed_assets[name]
         outlet_events[keyed.load_asset()].add_partitions(keyed.keys_to_emit_again())
@@ -96,6 +102,7 @@ def maintain():
     check_landing_consumers()
     check_outbox()
     count_outcomes()
+    index_dead_letters()
     for name, keyed in PROJECT.keyed_assets.items():
         emit_keys.override(task_id=f"emit_{name}", outlets=[keyed.load_asset()])(name)
     handle_postponed()

@@ -5,7 +5,7 @@ it is first used, so that a Dag file imports only what it uses.
 
 Declare       Topic, Contract, Registry; Consumer, Shape, LandingConsumer; Package, Project, KeyedAsset, Demo; Repairs,
               RetentionRule, KindWithRunbook. For topics that somebody else defines: ForeignContract, ForeignPart, At,
-              FromHeader, ContractUnion
+              FromHeader, ContractUnion. Personal marks fields with data of persons
 An effect     Message, Rejected, outbox; `metadata` for its tables; `begin`, a transaction of the operational database
 Start a Dag   lag_watcher, LandedOffsetsSensor; joined, joined_by_key, joined_or_at; OUTBOX_DUE
 In its tasks  claim_messages and handle_chunk; claim_partition_keys and handle_message; landing_tasks; message_of,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Registry,
         Topic,
     )
+    from include.streams.contracts.personal import Personal
     from include.streams.contracts.repairs import Repairs
     from include.streams.kafka.assets import OUTBOX_DUE
     from include.streams.kafka.consumers import RETRIES, Consumer, Shape
@@ -74,6 +75,7 @@ __all__ = [
     "Message",
     "NotWanted",
     "Package",
+    "Personal",
     "Project",
     "Reason",
     "Registry",
@@ -122,6 +124,7 @@ _DEFINED_IN = {
     "Message": "kafka.messages:Message",
     "NotWanted": "contracts:NotWanted",
     "Package": "packages:Package",
+    "Personal": "contracts.personal:Personal",
     "Project": "packages:Project",
     "Reason": "contracts:Reason",
     "Registry": "contracts:Registry",

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from include.streams import Contract, Registry, Topic
+from include.streams import Contract, Personal, Registry, Topic
 from include.streams.contracts.types import Day, Identifier, Latitude, Line, Longitude, Text, UtcTime, utc_text
 
 DistrictId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40, description="a part of the network")]
@@ -36,12 +36,16 @@ class ServiceRequest(Contract):
     request_id: Annotated[str, Field(pattern=r"^SR-[0-9]{8,12}$", max_length=15)]
     received_at: UtcTime
     channel: Channel
-    customer_id: CustomerId
+    customer_id: Annotated[CustomerId, Personal()]
     district_id: DistrictId | None = Field(description="null if the address could not be placed in the network")
-    address: Annotated[Line, Field(max_length=200)] | None = Field(description="where the trouble is, as given")
+    address: Annotated[Line, Field(max_length=200), Personal()] | None = Field(
+        description="where the trouble is, as given"
+    )
     site_id: SiteId | None = Field(default=None, description="if the request names one")
-    subject: Annotated[Line, Field(max_length=150)]
-    text: Annotated[Text, Field(min_length=1, max_length=4000, description="written by the customer: untrusted")]
+    subject: Annotated[Line, Field(max_length=150), Personal()]
+    text: Annotated[
+        Text, Field(min_length=1, max_length=4000, description="written by the customer: untrusted"), Personal()
+    ]
 
     event_id_sql: ClassVar[str | None] = "request_id"
 

@@ -356,6 +356,46 @@ outcome_counts = Table(
     Column("messages", BigInteger, nullable=False),
 )
 
+# The records of dead-letter topics, for the inbox on the Streams page: reason and coordinates, no content. They are
+# read from the topics (`kafka/dead_letter_index.py`), so records of other writers are listed too.
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    # The coordinates of the dead-letter record; topic_id identifies the log of the dead-letter topic.
+    Column("topic_id", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    # The topic to which the dead-letter topic belongs.
+    Column("topic", Text, nullable=False),
+    Column("written_at", Timestamp, nullable=False),
+    # Who wrote it: streams, connect, kafka_streams, spring or other.
+    Column("writer", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text),
+    Column("consumer", Text),
+    # The coordinates of the message, and its timestamp as text, as in `replays`.
+    Column("source_partition", BigInteger),
+    Column("source_offset", BigInteger),
+    Column("source_timestamp", Text),
+    Column("run_id", Text),
+    # SHA-256 of the key: a message is found by its key, and the key is stored nowhere.
+    Column("key_digest", LargeBinary),
+    Column("size_bytes", BigInteger, nullable=False),
+    Index("ix_dead_letters_written_at", "written_at"),
+    Index("ix_dead_letters_topic", "topic", "written_at"),
+    Index("ix_dead_letters_key_digest", "key_digest"),
+)
+
+# Up to where the dead-letter topics were read for `dead_letters`.
+dead_letter_positions = Table(
+    "dead_letter_positions",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True),
+    Column("topic_id", Text, nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
+)
+
 # The repairs that people have done, also as dry runs: one row for each try (`audit.py`). A row is written before the
 # repair, and its outcome in the repair's own transaction. So `started` means that the process was killed.
 operations_audit = Table(

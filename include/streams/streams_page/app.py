@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from starlette.responses import JSONResponse
 
 from include.streams.packages import Project
 from include.streams.pages.app import answer, protected_app, serve_files
 from include.streams.pages.document import Document
 from include.streams.pages.reading import read_only
+from include.streams.streams_page.permissions import sees_personal
 from include.streams.streams_page.views import Unknown, Views
 
 FOLDER = Path(__file__).parent / "static"
 # Documents that are kept: one for each view that somebody has open.
 MAX_DOCUMENTS = 300
 FRESH_SECONDS = 1.0
+LETTER_PARAMETERS = ("topic", "reason", "consumer", "writer", "hours", "state", "search", "before")
 # The repository's runbooks; `.dockerignore` leaves them in the image.
 RUNBOOKS = Path(__file__).parents[3] / "docs" / "runbooks"
 
@@ -47,6 +50,16 @@ def make_app(project: Project) -> FastAPI:
     @app.get("/state/topics/{name}")
     def topic(request: Request, name: str) -> Response:
         return answer(request, documents.of(f"topic {views.known_topic(name)}", partial(views.topic, name)))
+
+    @app.get("/state/dead-letters")
+    def letters(request: Request) -> Response:
+        query = {name: value for name, value in request.query_params.items() if name in LETTER_PARAMETERS}
+        key = json.dumps(["letters", sorted(query.items())])
+        return answer(request, documents.of(key, partial(views.letters, query)))
+
+    @app.get("/state/dead-letters/{topic}/{partition}/{offset}")
+    def letter(topic: str, partition: int, offset: int, personal: Annotated[bool, Depends(sees_personal)]) -> Response:
+        return JSONResponse(views.letter(topic, partition, offset, sees_personal=personal))
 
     # A fixed set of files, read at the start, so that no text of a request becomes a path.
     runbooks = {path.name: path.read_bytes() for path in RUNBOOKS.glob("*.md")}

@@ -11,7 +11,7 @@ from include.streams.contracts import Topic
 from include.streams.kafka.consumers import Consumer, Shape
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.packages import Project
-from include.streams.streams_page import database, services
+from include.streams.streams_page import database, letters, services
 from include.streams.streams_page.background import Background, Backgrounds, Reading
 
 AnyConsumer = Consumer | LandingConsumer
@@ -26,6 +26,10 @@ MILD = {"age", "lag", "claim_open", "many_dead_letters", "conflicting_events", "
         "records_stepped_over", "stepping_over", "foreign_commits", "commit_refused"}  # fmt: skip
 
 COUNTS = ("handled", "duplicates", "conflicts", "dead_letters", "not_wanted")
+# A letter is read by a new client.
+LETTERS_PATIENCE_SECONDS = 3.0
+# While somebody looks at the inbox, new dead letters are indexed within seconds; otherwise by the Dag `maintain`.
+INDEX_SECONDS = 5.0
 NO_CONNECTOR = {"state": "MISSING", "tasks": [], "cause": "", "running": False, "failed": False}
 
 
@@ -56,6 +60,7 @@ class Views:
         }
         self._now = Background(DATABASE, partial(read_database, database.read_now), 1.0)
         self._history = Background(DATABASE, partial(read_database, database.read_history), 10.0)
+        self._index = Background("dead-letter topics", partial(_index, project), 5.0)
         self._connect = Background(CONNECT, services.connector_states, 5.0)
 
     def overview(self) -> dict[str, Any]:
@@ -111,7 +116,9 @@ class Views:
             "partitions": _partitions(claims.value, partitions.value),
             "history": claims.value["curve"] if claims.value else None,
             "letters": claims.value["letters"] if claims.value else None,
-            "alarm_texts": [alarm for source in _sources(consumer) for alarm in alarms.get(source, ())],
+            "alarm_texts": [
+                {**alarm, "consumer": name} for source in _sources(consumer) for alarm in alarms.get(source, ())
+            ],
             "problems": _problems(wanted, readings),
         }
 
@@ -139,6 +146,40 @@ class Views:
 
     def _read_of(self, read: Callable[..., dict[str, Any]], name: str) -> dict[str, Any]:
         return self._read(lambda connection: read(connection, name))
+
+    def letters(self, parameters: Mapping[str, str]) -> dict[str, Any]:
+        """A page of the inbox of dead letters. Raises Unknown if a parameter cannot be read."""
+        try:
+            query = letters.LetterQuery(parameters)
+            listed = self._of(
+                "letters", repr(sorted(parameters.items())), DATABASE,
+                lambda: self._read(lambda connection: letters.read_letters(connection, query)), 1,
+            )  # fmt: skip
+        except ValueError:
+            raise Unknown("the page cannot read the parameters of this address") from None
+        self._index.start()
+        reading = listed.get(LETTERS_PATIENCE_SECONDS)
+        topics = [topic.name for topic in self._project.topics]
+        return {**(reading.value or {}), "topics": topics, "problems": _problems([listed], [reading])}
+
+    def letter(self, topic: str, partition: int, offset: int, *, sees_personal: bool) -> dict[str, Any]:
+        """One dead letter with its content. Raises Unknown if it is not in the index."""
+        if topic not in self._project.topics:
+            raise Unknown("the project has no topic of this name")
+        declared = self._project.topics[topic]
+        row = self._read(lambda connection: letters.read_row(connection, topic, partition, offset))
+        if not row:
+            raise Unknown("there is no dead letter at these coordinates")
+        identity = row.pop("topic_id")
+        fetched = self._of(
+            "letter", f"{topic} {identity} {partition} {offset}", "Kafka",
+            lambda: (letters.fetch_record(declared, identity, partition, offset),), 60,
+        )  # fmt: skip
+        reading = fetched.get(LETTERS_PATIENCE_SECONDS)
+        record = reading.value[0] if reading.value else None
+        shown = letters.content(self._project, declared, record, sees_personal=sees_personal) if record else None
+        removed = reading.value is not None and record is None
+        return {**row, "content": shown, "is_removed": removed, "problems": _problems([fetched], [reading])}
 
     def known_consumer(self, name: str) -> str:
         """The name. Raises Unknown if the project has no such consumer."""
@@ -251,6 +292,7 @@ class Views:
         own_alarms = [alarm for source in _topic_sources(topic) for alarm in alarms.get(source, ())]
         row = {
             "name": topic.name,
+            "connector_name": connector_name(topic),
             "connector": connector or (None if connectors.value is None else NO_CONNECTOR),
             "not_landed": sample.not_landed if sample else None,
             "rows": sample.table_rows if sample else None,
@@ -263,6 +305,12 @@ class Views:
         }
         row["state"], row["waits_for"] = _landed_state(row, own_alarms, connectors)
         return row
+
+
+def _index(project: Project) -> int:
+    from include.streams.kafka.dead_letter_index import index_dead_letters
+
+    return index_dead_letters(project.topics, seconds=INDEX_SECONDS)
 
 
 def _kafka(consumer: AnyConsumer) -> str:

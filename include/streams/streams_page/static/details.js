@@ -1,6 +1,7 @@
 // One consumer, and one landed topic.
 
 import { STATES, ago, asWords, bytes, curve, drawList, duration, element, facts, number, panel, plural, runLink, sign, table, viewLink } from "./dom.js";
+import { connectorActions, landingActions } from "./actions.js";
 import { alarmItem } from "./overview.js";
 
 const right = "right";
@@ -119,9 +120,9 @@ export function makeTopic(container) {
       alarms(row),
       { id: "numbers", data: [row.table, row.sink?.not_landed, row.not_landed, row.missing, row.lost], draw: () => panel("Numbers", numbers(row)) },
       { id: "history", data: row.history, draw: () => panel("Records that had not landed", known(row.history, (points) => history(points, "lag", `Not landed of ${row.name}`))) },
-      { id: "connector", data: row.connector, draw: () => panel("Connector", known(row.connector, connector)) },
+      { id: "connector", data: row.connector, draw: () => panel("Connector", known(row.connector, connector), connectorActions(row.connector_name)) },
       { id: "offsets", data: [row.table?.partitions, row.sink, row.positions], draw: () => panel("Partitions", known(row.table ?? row.sink, () => offsets(row))) },
-      { id: "gaps", data: row.gaps, draw: () => panel("Gaps and repairs", known(row.gaps, gaps)) },
+      { id: "gaps", data: row.gaps, draw: () => panel("Gaps and repairs", known(row.gaps, gaps), row.missing ? landingActions(row.name) : "") },
     ]);
   };
 }

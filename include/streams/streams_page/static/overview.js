@@ -1,5 +1,6 @@
 // All consumers, landed topics and alarms, worst first.
 
+import { alarmActions } from "./actions.js";
 import { STATES, ago, asWords, byId, curve, drawList, duration, element, number, plural, runbookLink, short, sign, viewLink } from "./dom.js";
 
 const BAD = ["broken", "late"];
@@ -68,6 +69,7 @@ export function alarmItem(alarm) {
     element("p", { class: "action" }, element("b", {}, asWords(alarm.kind)), ": ", subject, alarm.key ? ` (${alarm.key})` : ""),
     element("p", { class: "message" }, alarm.message),
     element("p", { class: "meta" }, element("span", {}, "opened ", ago(alarm.opened_at)), runbookLink(alarm.runbook)),
+    alarmActions(alarm),
   );
 }
 

@@ -2,6 +2,7 @@
 
 import { makeConsumer, makeTopic } from "./details.js";
 import { byId, element, setSkew, tick } from "./dom.js";
+import { letterUrl, listUrl, makeLetter, makeLetters } from "./letters.js";
 import { makeOverview } from "./overview.js";
 import { poll } from "./poll.js";
 import { runbook } from "./runbook.js";
@@ -14,6 +15,8 @@ const VIEWS = {
   "": { view: "overview", title: "Streams", make: makeOverview, url: () => "state" },
   consumers: { view: "overview", make: makeConsumer, url: (name) => `state/consumers/${address(name)}` },
   topics: { view: "overview", make: makeTopic, url: (name) => `state/topics/${address(name)}` },
+  "dead-letters": { view: "dead-letters", make: makeLetters, url: listUrl, title: "Dead letters" },
+  letter: { view: "dead-letters", make: makeLetter, url: letterUrl },
   runbooks: { view: "overview", show: showRunbook },
 };
 
@@ -28,14 +31,14 @@ function show() {
   }
   const container = element("div", { class: `view ${view.view}` });
   byId("content").replaceChildren(container);
-  document.title = rest[0] ? `${rest[0]} – Streams` : "Streams";
+  document.title = view.title ?? (rest[0] ? `${rest[0]} – Streams` : "Streams");
   document.body.dataset.connection = "waiting";
   drawNotice();
   if (view.show) {
     view.show(container, ...rest);
     return;
   }
-  const draw = view.make(container);
+  const draw = view.make(container, ...rest);
   page.stop = poll(view.url(...rest), {
     onData(data) {
       page.problems = data.problems ?? [];
