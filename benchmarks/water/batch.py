@@ -178,9 +178,7 @@ def measure(tasks: Worker, count: int, until: datetime, name: str) -> dict[str, 
         "local": local,
     }
     say(f"{name}: {ours['units']} units, {len(ours['files'])} files, {ours['run']:.1f} s: {_text(ours['seconds'])}")
-    say(
-        f"{name}: of it imports {ours['imports']:.1f} s; {figures['data_tasks']:.2f} s of the tasks that DuckDB does too"
-    )
+    say(f"{name}: imports {ours['imports']:.1f} s; {figures['data_tasks']:.2f} s of the tasks that DuckDB does too")
     say(f"{name}: DuckDB alone {alone.seconds:.2f} s, its process {alone.process:.2f} s, local {local.process:.2f} s")
     if not ours["clean"] == alone.clean == local.clean == count:
         raise RuntimeError(
@@ -215,7 +213,7 @@ def _text(seconds: dict[str, float]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.water.batch", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.water.batch", description=__doc__.partition("\n")[0])
     parser.add_argument("--readings", type=int, default=1_000_000, help="of the large run (default: %(default)s)")
     parser.add_argument("--no-preloading", action="store_true", help="each task imports its libraries itself")
     parser.add_argument("--probes", type=int, default=30, help="readings that freshness is told by; 0: not measured")
