@@ -5,6 +5,7 @@ AIRFLOW__CORE__EXECUTOR=include.streams.workers.local_executor.PreloadingLocalEx
 
 from __future__ import annotations
 
+import atexit
 import gc
 
 from airflow.executors.local_executor import LocalExecutor
@@ -25,3 +26,5 @@ class PreloadingLocalExecutor(LocalExecutor):
         # LocalExecutor has unfrozen all objects. Frozen, the preloaded ones take no time of the scheduler's collections
         # and stay shared with the workers.
         gc.freeze()
+        # Otherwise, DuckDB reports its functions as leaks when the scheduler ends.
+        atexit.register(gc.unfreeze)
