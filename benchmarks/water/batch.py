@@ -46,7 +46,7 @@ from typing import Any, NamedTuple
 from benchmarks.bench_stack import fresh_stack, say
 from benchmarks.results import print_result
 from benchmarks.water.freshness import measure_freshness
-from benchmarks.water.task_processes import Worker, worker
+from benchmarks.water.task_processes import LIBRARIES, Worker, worker
 from include.water.consumers import AGGREGATE_METER_READINGS as CONSUMER
 from include.water.simulators.meters import NO_FAULTS, Readings
 from include.water.simulators.network import Network
@@ -58,16 +58,6 @@ UNTIL = datetime(2026, 6, 1, tzinfo=UTC)
 # Runs of the large size; the median is reported. Each has other weeks, because a reading counts once.
 RUNS, WEEKS_APART = 3, timedelta(weeks=4)
 
-# The imports in the bodies of the tasks.
-LIBRARIES = (
-    "duckdb",
-    "psycopg",
-    "pyiceberg.catalog.sql",
-    "pyiceberg.io.fsspec",
-    "pyiceberg.io.pyarrow",
-    # Which gcsfs imports with the first upload.
-    "gcsfs.extended_gcsfs",
-)
 # The task that finds no gap reads metadata only.
 METADATA_LIBRARIES = ("psycopg", "pyiceberg.catalog.sql", "pyiceberg.io.fsspec")
 SUITE_LIBRARIES = (*LIBRARIES, "google.cloud.storage")

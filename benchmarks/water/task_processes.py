@@ -16,6 +16,16 @@ from typing import Any, NamedTuple
 
 # As many mapped tasks at once as the machine has cores.
 TASKS_AT_ONCE = 2
+# The imports in the bodies of most tasks.
+LIBRARIES = (
+    "duckdb",
+    "psycopg",
+    "pyiceberg.catalog.sql",
+    "pyiceberg.io.fsspec",
+    "pyiceberg.io.pyarrow",
+    # Which gcsfs imports with the first upload.
+    "gcsfs.extended_gcsfs",
+)
 
 
 class Done(NamedTuple):
@@ -45,7 +55,7 @@ class Worker:
         self._pipe = pipe
         self.preload_seconds: float = self._answer()
 
-    def run(self, name: str, calls: Sequence[tuple], libraries: Sequence[str] = ()) -> Done:
+    def run(self, name: str, calls: Sequence[tuple], libraries: Sequence[str] = LIBRARIES) -> Done:
         """Call a function with each of `calls`, each in a process of its own, as many at once as Airflow would run.
 
         Args:
@@ -84,6 +94,17 @@ def worker(preloading: bool = True) -> Iterator[Worker]:
         if process.is_alive():
             process.kill()
             process.join()
+
+
+def run_task(name: str, calls: Sequence[tuple]) -> Done:
+    """Call a function in a worker of its own, which has the environment of this process.
+
+    Args:
+        name: "package.module:function".
+        calls: The arguments of each call.
+    """
+    with worker() as tasks:
+        return tasks.run(name, calls)
 
 
 def _work(pipe: Connection, preloading: bool) -> None:
