@@ -123,8 +123,10 @@ SECTIONS = {
     ),
     "bench-batch": Section(
         "The standard lane, compared with DuckDB alone",
-        "DuckDB alone: one process that reads the landed files, drops duplicates and writes the same tables, without "
-        "claims, contracts, dead letters or commits.",
+        "DuckDB alone: one program that reads the landed files, drops duplicates and writes the same tables, without "
+        "claims, contracts, dead letters, suite or commits. Its process includes its imports. The time of a run is the "
+        "sum of its tasks' processes, which are forked from a worker with preloaded libraries; Airflow's own time is "
+        "not in it. Run and program share the object store, the landed files in it, and the SQL of the flows.",
         (
             Table(
                 _FIGURE,
@@ -133,9 +135,12 @@ SECTIONS = {
                     ("{readings:,} readings become clean rows, hourly flows and nights", "{run_seconds:.1f} s"),
                     ("of it, the tasks that DuckDB does too", "{data_tasks_seconds:.1f} s"),
                     ("of it, imports", "{imports_seconds:.1f} s"),
-                    ("DuckDB alone", "{duckdb_seconds:.1f} s"),
-                    ("DuckDB alone / the same tasks", "{ratio_vs_duckdb:.2f}"),
-                    ("DuckDB alone / the whole run, imports included", "{ratio_vs_duckdb_whole_run:.2f}"),
+                    ("a worker preloads libraries, once for all its tasks", "{preload_seconds:.1f} s"),
+                    ("DuckDB alone, after its imports", "{duckdb_seconds:.1f} s"),
+                    ("DuckDB alone, its process", "{duckdb_process_seconds:.1f} s"),
+                    ("DuckDB alone / the same tasks, both after their imports", "{ratio_vs_duckdb:.2f}"),
+                    ("process of DuckDB alone / the whole run", "{ratio_vs_duckdb_whole_run:.2f}"),
+                    ("the same, if DuckDB reads and writes local files", "{ratio_vs_duckdb_nothing_shared:.2f}"),
                     ("time of a run / time of a run with a tenth of the readings", "{growth:.1f}"),
                     ("memory of the largest task", "{peak_mb:,} MB"),
                     (

@@ -25,7 +25,8 @@ SETTINGS_FILE = PROJECT / "airflow_settings.yaml"
 INDEXES_FILE = Path(__file__).with_name("metadata_indexes.sql")
 USER = "admin"
 SETTINGS = {
-    "CORE__EXECUTOR": "LocalExecutor",
+    # LocalExecutor, which imports the libraries of tasks once instead of in each task.
+    "CORE__EXECUTOR": "include.streams.workers.local_executor.PreloadingLocalExecutor",
     "CORE__PARALLELISM": "8",  # the default forks 32 workers, too many for a laptop
     "CORE__DAGS_FOLDER": str(PROJECT / "dags"),
     "CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),

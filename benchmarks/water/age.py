@@ -37,7 +37,7 @@ from benchmarks.bench_stack import bench_stack, fresh_stack, say
 from benchmarks.results import print_result
 from benchmarks.water import aged_lake
 from benchmarks.water.aged_lake import Side, Utility
-from benchmarks.water.batch import run_task
+from benchmarks.water.task_processes import run_task
 
 if TYPE_CHECKING:
     from include.streams.landing.xcom import ValidatedUnit
@@ -144,7 +144,7 @@ def landing_part(figures: Figures, options: argparse.Namespace) -> dict[str, flo
                 raise RuntimeError(f"{side.name}: {done.results} files are planned")
             # The first call reads files that no process has read before; it is not counted.
             if n >= 0:
-                figures.note("plan", side, done.seconds)
+                figures.note("plan", side, done.work)
     ends = begins[AGED] + aged_lake.NEW_FILES * aged_lake.NEW_FILE_OFFSETS
     lanes = {}
     for side in SIDES:
@@ -233,8 +233,8 @@ def clean_part(figures: Figures, options: argparse.Namespace) -> dict[str, float
                 raise RuntimeError(f"{side.name}: {committed.results} clean rows of {options.readings} readings")
             aggregated = run_task("benchmarks.water.age:aggregate", [(side.name, ranges)])
             if n >= 0:
-                figures.note("commit", side, committed.seconds)
-                figures.note("aggregation", side, aggregated.seconds)
+                figures.note("commit", side, committed.work)
+                figures.note("aggregation", side, aggregated.work)
             states[side].restore()
     return {}
 

@@ -7,6 +7,10 @@ connections
     `ExecutionAPISecretsBackend`. Tested with 3.3.2. Without them, a connection that Airflow does not find counts as not
     defined, also in an outage of the API server. Each process logs one warning about this.
 
+gcsfs_settings
+    Sets the environment variable `GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT` of gcsfs for emulators. Tested with 2026.10.1.
+    Without it, the first access to each bucket of an emulator takes a minute.
+
 kafka_settings
     Overrides `KafkaBaseHook._get_client` of Airflow's Kafka provider. Tested with 2.1.0. Without it, no Kafka client
     can be created, and a TypeError names this module.

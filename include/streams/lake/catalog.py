@@ -8,6 +8,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from include.streams.compat.gcsfs_settings import disable_layout_calls
+
 if TYPE_CHECKING:
     from airflow.sdk import Connection
     from pyiceberg.catalog import Catalog
@@ -262,6 +264,5 @@ def file_properties(conn_id: str = OBJECTS_CONN_ID) -> dict[str, Any]:
         properties["gcs.oauth2.token"] = GoogleBaseHook(gcp_conn_id=conn_id).get_credentials()
     if host := os.environ.get("STORAGE_EMULATOR_HOST"):
         properties["gcs.service.host"] = host if urlsplit(host).scheme in ("http", "https") else f"http://{host}"
-        # gcsfs would call a storage-layout API that emulators do not have, and wait 60 s for each bucket.
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        disable_layout_calls()
     return properties

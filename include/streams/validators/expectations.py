@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from include.streams.validators.rules import Measure, Rule
+from include.streams.validators.rules import Rule
 
 if TYPE_CHECKING:
     import pandas
@@ -74,17 +74,3 @@ def expectation(rule: Rule) -> Any:
     mostly = {} if rule.mostly is None else {"mostly": rule.mostly}
     kind = getattr(expectations, rule.expectation)
     return kind(column=rule.column, severity=rule.severity.value, **rule.arguments, **mostly)
-
-
-def limit(measure: Measure, low: float | None, high: float | None) -> Any:
-    """The expectation for the bounds of a measure, whose value is the only row of a column with the measure's name.
-
-    Args:
-        measure: The measure.
-        low: The lower bound; None for none.
-        high: The upper bound; None for none.
-    """
-    import great_expectations.expectations as expectations
-
-    kind: Any = expectations.ExpectColumnValuesToBeBetween
-    return kind(column=measure.name, min_value=low, max_value=high, severity=measure.severity.value)

@@ -98,8 +98,6 @@ def _facts(document: Mapping[str, Any]) -> str:
     counts = {name.replace("_", " "): n for name, n in document.get("counts", {}).items() if n is not None}
     facts = {"rows checked": document["rows"], **counts}
     shown = [(name, f"{number:,}", "") for name, number in facts.items()]
-    if document["looked_at"] < document["rows"]:
-        shown.append(("rows checked by rules about columns", f"{document['looked_at']:,}", ""))
     for r in document.get("ranges", ()):
         shown.append((f"offsets of partition {r['partition']}", f"{r['start']:,} to {r['end'] - 1:,}", "small"))
     cells = "".join(

@@ -135,8 +135,6 @@ class SetSuite:
         measures: The rules about numbers of the whole run.
         sources: The rules about single sources.
         description: A text for the page.
-        max_rows: Rules about columns check at most this many rows, drawn at random with a fixed seed. Measures always
-            use all rows, so a value that must be unique in larger runs needs a measure.
         examples: The number of values per broken rule that the page shows. Use 0 if rows hold personal data.
 
     Raises:
@@ -150,7 +148,6 @@ class SetSuite:
     measures: tuple[Measure, ...] = ()
     sources: tuple[SourceRule, ...] = ()
     description: str = ""
-    max_rows: int = 200_000
     examples: int = 0
 
     def __post_init__(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,13 +20,24 @@ from stack.requirements import IMAGE, PROJECT, locked_versions
 AIRFLOW_IN_RUNTIME = {"3.3-8": "3.3.2"}
 
 
+def dockerfile() -> str:
+    return (PROJECT / "Dockerfile").read_text()
+
+
 def test_the_dockerfile_is_one_from_line_and_settings():
-    instructions = [line for line in (PROJECT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    instructions = [line for line in dockerfile().splitlines() if not line.startswith("#")]
     assert re.fullmatch(r"FROM \S+/runtime:\d+\.\d+-\d+-python-3\.\d+", instructions[0])
+    settings = dict(line.removeprefix("ENV AIRFLOW__").split("=", 1) for line in instructions[1:])
+    # `make up` has no Celery.
+    assert "imports" in settings.pop("CELERY__EXTRA_CELERY_CONFIG")
     # `make up` has the same settings, so that the tests run with the settings of the image.
-    assert {line.removeprefix("ENV AIRFLOW__") for line in instructions[1:]} == {
-        f"{name}={SETTINGS[name]}" for name in ("CORE__RERUN_WITH_LATEST_VERSION",)
-    }
+    assert settings == {name: SETTINGS[name] for name in ("CORE__RERUN_WITH_LATEST_VERSION",)}
+
+
+def test_a_celery_worker_imports_a_module_that_exists():
+    (value,) = re.findall(r"^ENV AIRFLOW__CELERY__EXTRA_CELERY_CONFIG='(.+)'$", dockerfile(), re.MULTILINE)
+    # A worker does not start without the module.
+    assert all(find_spec(module) for module in json.loads(value)["imports"])
 
 
 def test_a_cleared_run_takes_the_dag_file_of_the_newest_deploy(monkeypatch):
@@ -34,13 +47,13 @@ def test_a_cleared_run_takes_the_dag_file_of_the_newest_deploy(monkeypatch):
         def scalar(self, *_, **__) -> None: ...
 
     assert resolve_run_on_latest_version(None, "any", NoDag()) is False
-    for name, value in re.findall(r"^ENV (\w+)=(\S+)$", (PROJECT / "Dockerfile").read_text(), re.MULTILINE):
+    for name, value in re.findall(r"^ENV (\w+)=(\S+)$", dockerfile(), re.MULTILINE):
         monkeypatch.setenv(name, value)
     assert resolve_run_on_latest_version(None, "any", NoDag()) is True
 
 
 def test_the_image_has_the_locked_airflow_and_python():
-    runtime, python = re.search(r"runtime:(\S+)-python-(\S+)", (PROJECT / "Dockerfile").read_text()).groups()
+    runtime, python = re.search(r"runtime:(\S+)-python-(\S+)", dockerfile()).groups()
     assert AIRFLOW_IN_RUNTIME[runtime] == locked_versions((PROJECT / "requirements.lock").read_text())["apache-airflow"]
     assert python == IMAGE["python_version"]
 

@@ -26,7 +26,6 @@ def document(**changes: Any) -> dict[str, Any]:
         "key": HOSTILE,
         "run_id": HOSTILE,
         "rows": 3,
-        "looked_at": 2,
         "counts": {HOSTILE: 1},
         "ranges": [{"partition": 0, "start": 0, "end": 3}],
         "stopped": True,

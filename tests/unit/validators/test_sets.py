@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from include.streams.validators import evaluation
 from include.streams.validators.evaluation import SetResult, State, evaluate
 from include.streams.validators.rules import (
     Measure,
@@ -174,13 +175,41 @@ def test_a_suite_that_cannot_work_is_refused():
         check({"x": [1]}, measures=(Measure("missing", "title"),))
 
 
-def test_column_rules_check_a_sample_of_too_many_rows_and_measures_all():
+ROWS = 450_000
+# Of many rows, one breaks each rule. The event ids of two rows far from each other are equal.
+MANY = f"""
+    select if(i = 123_456, null, i) as present, if(i = {ROWS - 1}, -1, i) as x, if(i = 0, 'B', 'b') as letter,
+        if(i = {ROWS - 2}, 0, i) as event_id
+    from range({ROWS}) of_rows(i)
+"""
+MANY_RULES = (not_null("present"), between("x", 0, None), matches("letter", "^[a-c]$"), unique("event_id"))
+
+
+def test_rules_about_columns_check_every_row_of_a_large_run():
     with duckdb.connect() as connection:
-        rows = connection.sql("select range as x from range(10000)")
-        suite = SetSuite("test", ("x",), (between("x", 0, None),), (COUNT,), (MEASURE,), max_rows=500)
-        for kind in (rows, rows.to_arrow_table(), rows.df()):
+        rows = connection.sql(MANY)
+        suite = SetSuite("test", tuple(rows.columns), MANY_RULES, (COUNT,), (MEASURE,))
+        for kind in (rows, rows.to_arrow_table()):
             result = evaluate(suite, kind)
-            assert (result.rows, result.looked_at, result.measures["n"]) == (10_000, 500, 10_000)
+            assert (result.rows, result.measures["n"]) == (ROWS, ROWS)
+            assert [outcome.observed for outcome in result.failed] == [
+                "1 of 450,000 rows break it",
+                "1 of 450,000 rows break it",
+                "1 of 450,000 rows break it",
+                "2 of 450,000 rows break it",
+            ]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_many_rows_that_break_a_rule_are_all_counted(in_memory: bool, monkeypatch):
+    monkeypatch.setattr(evaluation, "ROWS_AT_ONCE", 10_000)
+    monkeypatch.setattr(evaluation, "MAX_ROWS_IN_MEMORY", 10**6 if in_memory else 10)
+    with duckdb.connect() as connection:
+        rows = connection.sql("select range as x, 2 + range as line from range(50000)")
+        suite = SetSuite("test", ("x", "line"), (between("x", 45_000, None, mostly=0.2),), examples=2)
+        (outcome,) = evaluate(suite, rows).failed
+    assert outcome.observed == "45,000 of 50,000 rows break it"
+    assert len(outcome.where) == 2
 
 
 # In a separate process, like the first check of a task.
@@ -201,6 +230,9 @@ from include.streams.validators.evaluation import evaluate
 from include.streams.validators.rules import SetSuite, matches, not_null
 suite = SetSuite("test", ("x",), (not_null("x"), matches("x", "(a)")))
 assert evaluate(suite, pyarrow.table({"x": ["a"]})).passed
+assert "great_expectations" not in sys.modules, "all rows keep the rules"
+assert not evaluate(suite, pyarrow.table({"x": ["b"]})).passed
+assert "great_expectations" in sys.modules
 events = [event for event in events if event[1] not in ("/dev/null",) and ".pyc" not in event[1]]
 assert not events, events
 """
