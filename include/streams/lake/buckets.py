@@ -1,48 +1,39 @@
-"""Read, write, list and delete objects in a bucket, through the Airflow connection `google_cloud_default`.
-
-The connection sets how to authenticate: with a key file, the machine's own account, impersonation, or anonymously
-(`is_anonymous` in its extra). STORAGE_EMULATOR_HOST makes the client use another server than Google's.
-"""
+"""Read, write, list, move and delete objects in a bucket of any store (`stores.py`)."""
 
 from __future__ import annotations
 
-import logging
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from google.cloud.storage import Blob
-    from google.cloud.storage import Bucket as CloudBucket
+from include.streams.lake import stores
+from include.streams.lake.stores import VARIABLE, artifacts_bucket
 
-log = logging.getLogger(__name__)
+__all__ = ["ABSENT", "VARIABLE", "Bucket", "BucketError", "Entry", "GenerationChanged", "artifacts_bucket", "bucket"]
 
-CONN_ID = "google_cloud_default"
-
-# The bucket for derived data: models, reports, usage. Its name is an Airflow Variable, because bucket names are
-# globally unique: a deployment cannot use the default name.
-VARIABLE = "artifacts_bucket"
-DEFAULT_BUCKET = "artifacts"
-
-# To connect, and between two packets of an answer. The client takes pairs; its annotations allow only int.
-TIMEOUT_SECONDS: Any = (10.0, 60.0)
 # A store that is unavailable for longer fails the task: Airflow's retries wait without holding a worker.
 RETRY_SECONDS = 120.0
-
 # Tries to update an object that other processes write too. Two processes conflict once; this many conflicts are a
 # fault.
 UPDATE_TRIES = 5
 # The generation of an object that does not exist. With `if_generation_match`: "write only if there is no object yet".
 ABSENT = 0
-
-_WRITE_ID = "write-id"
+# In the metadata of each object: recognizes a write whose response was lost.
+WRITE_ID = "write-id"
 
 
 class BucketError(Exception):
     """The bucket cannot be used: it does not exist, or the connection has no permission."""
+
+
+class UnsafeStore(BucketError):
+    """The store ignores the conditions of a write: concurrent writers would silently overwrite each other's objects."""
+
+
+class StoreUnavailable(Exception):
+    """The store stays unavailable, or fails; a later try may succeed."""
 
 
 class GenerationChanged(Exception):
@@ -59,49 +50,45 @@ class Entry:
     updated: datetime
 
 
-def artifacts_bucket() -> str:
-    """The name of the bucket for models, reports and usage."""
-    from airflow.sdk import Variable
-
-    return str(Variable.get(VARIABLE, default=DEFAULT_BUCKET))
-
-
-def bucket(name: str | None = None, conn_id: str = CONN_ID) -> Bucket:
+def bucket(name: str | None = None, conn_id: str | None = None) -> Bucket:
     """Return a bucket by name. This sends no request to the store.
 
     Args:
-        name: The bucket's name; None: the artifacts bucket.
-        conn_id: The Airflow connection of Google Cloud.
+        name: The bucket's name, in the store of the warehouse; with a scheme (s3://NAME) in the store of the scheme.
+            None: the artifacts bucket.
+        conn_id: The Airflow connection of the store; None: the store's usual one.
 
     Raises:
         AirflowNotFoundException: The connection is not defined.
+        LookUpFailed: It could not be determined whether the connection of the catalog is defined.
+        ValueError: There is no store for the bucket's scheme.
     """
-    from airflow.providers.google.cloud.hooks.gcs import GCSHook
-
-    name = name or artifacts_bucket()
-    return Bucket(GCSHook(gcp_conn_id=conn_id).get_conn().bucket(name), conn_id)
+    store, name = stores.store_of_bucket(name, conn_id)
+    return store.bucket(name)
 
 
-class Bucket:
-    """One bucket. Every call retries for at most RETRY_SECONDS while the store is unavailable.
+class Bucket(ABC):
+    """One bucket. Every call retries for about RETRY_SECONDS while the store is unavailable.
+
+    Each write of an object gives it another generation, a number below 2**63. Of two writes in different seconds, the
+    later one has the higher number.
+
+    Attributes:
+        name: The bucket's name.
+        scheme: The scheme of its addresses.
 
     Raises:
         BucketError: The bucket does not exist, or the connection has no permission.
-        google.api_core.exceptions.GoogleAPIError: The store stays unavailable.
+        StoreUnavailable: The store stays unavailable.
     """
 
-    def __init__(self, remote: CloudBucket, conn_id: str) -> None:
-        self._remote = remote
+    scheme: str
+
+    def __init__(self, name: str, conn_id: str) -> None:
+        self.name = name
         self._conn_id = conn_id
-        # A deadline for the whole call, retries included; a single request has the shorter TIMEOUT_SECONDS.
-        from google.cloud.storage.retry import DEFAULT_RETRY
 
-        self._retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
-
-    @property
-    def name(self) -> str:
-        return str(self._remote.name)
-
+    @abstractmethod
     def read(self, path: str) -> tuple[bytes, int] | None:
         """Read an object.
 
@@ -111,20 +98,8 @@ class Bucket:
         Returns:
             (content, generation), which belong together; None when there is no such object.
         """
-        from google.api_core.exceptions import NotFound
 
-        blob = self._remote.blob(path)
-        with self._explaining():
-            try:
-                data = blob.download_as_bytes(timeout=TIMEOUT_SECONDS, retry=self._retry)
-            except NotFound:
-                # A missing bucket gives the same answer. If it were treated as "no object", a training would start
-                # without the champion.
-                self._require_bucket()
-                return None
-        # From the headers of the download itself: a separate request could return the generation of other content.
-        return data, _generation(blob)
-
+    @abstractmethod
     def write(
         self,
         path: str,
@@ -147,31 +122,68 @@ class Bucket:
 
         Raises:
             GenerationChanged: The object has another generation than `if_generation_match`.
+            UnsafeStore: The store ignores conditions.
         """
-        from google.api_core.exceptions import PreconditionFailed
 
-        blob = self._remote.blob(path)
-        write_id = uuid.uuid4().hex
-        blob.metadata = {_WRITE_ID: write_id}
-        with self._explaining():
-            try:
-                blob.upload_from_string(
-                    data,
-                    content_type=content_type,
-                    if_generation_match=if_generation_match,
-                    timeout=TIMEOUT_SECONDS,
-                    retry=self._retry,
-                )
-            except PreconditionFailed as error:
-                existing = self._remote.get_blob(path, timeout=TIMEOUT_SECONDS, retry=self._retry)
-                if existing is not None and (existing.metadata or {}).get(_WRITE_ID) == write_id:
-                    return _generation(existing)
-                state = "does not exist" if existing is None else f"has generation {existing.generation}"
-                raise GenerationChanged(
-                    f"gs://{self.name}/{path} {state}, not {if_generation_match}: another process has written it; "
-                    "read it again"
-                ) from error
-        return _generation(blob)
+    @abstractmethod
+    def list(self, prefix: str = "") -> list[Entry]:
+        """The objects whose path begins with `prefix`, sorted by path."""
+
+    @abstractmethod
+    def delete(self, path: str, *, if_generation_match: int | None = None) -> None:
+        """Remove the object; no error when it does not exist.
+
+        Some stores ignore the condition of a deletion. Then an object is lost if it is replaced in the milliseconds
+        between a check, which comes first, and the deletion.
+
+        Args:
+            path: The object's name in the bucket.
+            if_generation_match: Remove the object only if it still has this generation. None: always.
+
+        Raises:
+            GenerationChanged: The object has another generation than `if_generation_match`.
+        """
+
+    @abstractmethod
+    def _copy(self, path: str, generation: int, to: str) -> bool:
+        """Copy exactly this generation, unless there is an object at `to`. Returns False if the generation is gone."""
+
+    @abstractmethod
+    def _has(self, path: str) -> bool:
+        """Whether there is an object."""
+
+    @abstractmethod
+    def prove_conditions(self) -> None:
+        """Check with small objects of an own name that the store refuses a write whose condition does not hold.
+
+        Raises:
+            UnsafeStore: The store ignores conditions.
+        """
+
+    def address(self, path: str) -> str:
+        """The address of an object, such as s3://bucket/path."""
+        return f"{self.scheme}://{self.name}/{path}"
+
+    def move(self, path: str, generation: int, to: str) -> bool:
+        """Move exactly this generation of an object. It is safe to repeat.
+
+        If the process is killed between the copy and the deletion, the next call finds the copy and deletes the
+        original. An object that was replaced in the meantime stays (see `delete`).
+
+        Args:
+            path: The object's path.
+            generation: The object's generation.
+            to: The new path, which only this generation of this object may have.
+
+        Returns:
+            False when the object no longer exists.
+        """
+        if not self._has(to) and not self._copy(path, generation, to):
+            return False
+        # A newer object stays.
+        with suppress(GenerationChanged):
+            self.delete(path, if_generation_match=generation)
+        return True
 
     def update(
         self,
@@ -205,71 +217,22 @@ class Bucket:
         conflict = retry_if_exception_type(GenerationChanged)
         return Retrying(retry=conflict, stop=stop_after_attempt(UPDATE_TRIES), reraise=True)(once)
 
-    def list(self, prefix: str = "") -> list[Entry]:
-        """The objects whose path begins with `prefix`, sorted by path."""
-        with self._explaining():
-            blobs = self._remote.client.list_blobs(
-                self._remote, prefix=prefix, timeout=TIMEOUT_SECONDS, retry=self._retry
-            )
-            return sorted((_entry(blob) for blob in blobs), key=lambda entry: entry.path)
+    def _changed(self, path: str, state: str, expected: int) -> GenerationChanged:
+        return GenerationChanged(
+            f"{self.address(path)} {state}, not {expected}: another process has written it; read it again"
+        )
 
-    def delete(self, path: str, *, if_generation_match: int | None = None) -> None:
-        """Remove the object; no error when it does not exist.
+    def _missing(self) -> BucketError:
+        return BucketError(
+            f"bucket {self.name} does not exist; create it, or name another in the Airflow Variable that holds its "
+            f"name (artifacts: {VARIABLE})"
+        )
 
-        Args:
-            path: The object's name in the bucket.
-            if_generation_match: Remove the object only if it still has this generation. None: always.
+    def _denied(self, reason: str, remedy: str) -> BucketError:
+        return BucketError(f"bucket {self.name}: connection {self._conn_id} lacks permission ({reason}); {remedy}")
 
-        Raises:
-            GenerationChanged: The object has another generation than `if_generation_match`.
-        """
-        from google.api_core.exceptions import NotFound, PreconditionFailed
-
-        options: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "retry": self._retry}
-        with self._explaining():
-            try:
-                if if_generation_match is not None:
-                    # Checked first, because the local stack's store ignores the condition when it removes an object.
-                    existing = self._remote.get_blob(path, **options)
-                    if existing is not None and _generation(existing) != if_generation_match:
-                        raise PreconditionFailed(f"generation {existing.generation}")
-                self._remote.delete_blob(path, if_generation_match=if_generation_match, **options)
-            except NotFound:
-                self._require_bucket()
-            except PreconditionFailed as error:
-                raise GenerationChanged(
-                    f"gs://{self.name}/{path} has no longer generation {if_generation_match}: another process has "
-                    "written it; read it again"
-                ) from error
-
-    def _require_bucket(self) -> None:
-        """Raise NotFound when the bucket is missing. A listing needs no permission on the bucket itself."""
-        next(iter(self._remote.client.list_blobs(self._remote, max_results=1, timeout=TIMEOUT_SECONDS)), None)
-
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        """Replace the client's errors, which show only a URL, by errors that name the bucket and the remedy."""
-        from google.api_core.exceptions import Forbidden, NotFound, Unauthorized
-
-        try:
-            yield
-        except NotFound as error:
-            raise BucketError(
-                f"bucket {self.name} does not exist; create it, or name another in the Airflow Variable that holds its "
-                f"name (artifacts: {VARIABLE})"
-            ) from error
-        except (Forbidden, Unauthorized) as error:
-            raise BucketError(
-                f"bucket {self.name}: connection {self._conn_id} lacks permission ({error.message}); give its account "
-                "the role Storage Object User on the bucket"
-            ) from error
-
-
-def _generation(blob: Blob) -> int:
-    if blob.generation is None:
-        raise BucketError(f"the store returns no generation of {blob.name}, so replacing the object would not be safe")
-    return int(blob.generation)
-
-
-def _entry(blob: Blob) -> Entry:
-    return Entry(blob.name or "", _generation(blob), int(blob.size or 0), blob.updated)  # type: ignore[arg-type]
+    def _unsafe(self) -> UnsafeStore:
+        return UnsafeStore(
+            f"bucket {self.name}: the store ignores the conditions of a write (If-None-Match, If-Match), so concurrent "
+            "runs would overwrite each other's results; use a store, or a version of it, that honors them"
+        )

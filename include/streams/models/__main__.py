@@ -17,12 +17,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _expected() -> tuple[type[Exception], ...]:
-    from google.api_core.exceptions import GoogleAPIError
-
-    from include.streams.lake.buckets import BucketError
+    from include.streams.lake.buckets import BucketError, StoreUnavailable
     from include.streams.models.store import ChampionChanged, ModelError
 
-    return BucketError, ChampionChanged, ModelError, GoogleAPIError
+    return BucketError, ChampionChanged, ModelError, StoreUnavailable
 
 
 def _parser() -> argparse.ArgumentParser:
