@@ -73,13 +73,14 @@ def test_a_file_larger_than_one_part_is_uploaded_and_read(make_table, tmp_path):
     assert back.read_bytes() == local.read_bytes()
 
 
-def test_maintenance_removes_what_no_snapshot_needs(make_table):  # noqa: F811
+def test_maintenance_removes_what_no_snapshot_needs(make_table, monkeypatch):  # noqa: F811
     table = make_table()
     for first in (0, 4, 8):
         writing.replace_where(table, rows(first, first + 4), between(first, first + 4))
     writing.replace_where(table, rows(0, 4, "again"), between(0, 12))
     assert maintenance.expire_snapshots(table, timedelta(0), lambda snapshot: False) > 0
     store = datafiles.filesystem(table.io, table.location())
+    monkeypatch.setattr(maintenance, "ORPHAN_AGE", timedelta(seconds=-60))
     before = len(store.find(table.location()))
     assert maintenance.remove_unreferenced(table, older_than=timedelta(seconds=-60)) > 0
     assert len(store.find(table.location())) < before
