@@ -15,15 +15,15 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from include.streams.lake.buckets import (
+from include.streams.lake.store import (
     ABSENT,
     WRITE_ID,
     Bucket,
     BucketError,
     Entry,
+    Store,
     StoreUnavailable,
 )
-from include.streams.lake.stores import Store
 
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from include.streams.lake.buckets import (
+from include.streams.lake.store import (
     ABSENT,
     RETRY_SECONDS,
     WRITE_ID,
@@ -21,9 +21,9 @@ from include.streams.lake.buckets import (
     BucketError,
     Entry,
     GenerationChanged,
+    Store,
     StoreUnavailable,
 )
-from include.streams.lake.stores import Store
 
 if TYPE_CHECKING:
     from google.cloud.storage import Blob

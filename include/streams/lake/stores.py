@@ -7,58 +7,19 @@ then this bucket is in that store. Each store has one Airflow connection with it
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from include.streams.lake.amazon import AmazonStore
+from include.streams.lake.google import GoogleStore
+from include.streams.lake.store import DEFAULT_BUCKET, VARIABLE, Store
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from include.streams.lake.buckets import Bucket
-
 CATALOG_CONN_ID = "landing_catalog"
-# The bucket for derived data: models, reports, usage. Its name is an Airflow Variable, because bucket names are
-# globally unique: a deployment cannot use the default name.
-VARIABLE = "artifacts_bucket"
-DEFAULT_BUCKET = "artifacts"
 # A key in the extra of the connection `landing_catalog`: another connection for objects than the store's usual one.
 CONN_ID_KEY = "objects_conn_id"
-
-
-class Store(ABC):
-    """One object store, with the credentials of an Airflow connection. Creating it sends no request.
-
-    Args:
-        conn_id: The Airflow connection; None: the store's usual one.
-    """
-
-    title: ClassVar[str]
-    # The first one is used in addresses that this project writes.
-    schemes: ClassVar[tuple[str, ...]]
-    default_conn_id: ClassVar[str]
-
-    def __init__(self, conn_id: str | None = None) -> None:
-        self.conn_id = conn_id or self.default_conn_id
-
-    @abstractmethod
-    def file_properties(self) -> dict[str, Any]:
-        """PyIceberg's properties for objects, with the credentials of the connection.
-
-        Raises:
-            AirflowNotFoundException: The connection is not defined.
-        """
-
-    @abstractmethod
-    def sink_settings(self) -> dict[str, str]:
-        """The settings of the Iceberg sink's file IO, without passwords.
-
-        Raises:
-            AirflowNotFoundException: The connection is not defined.
-        """
-
-    @abstractmethod
-    def bucket(self, name: str) -> Bucket:
-        """A bucket of the store; see `buckets.bucket`."""
 
 
 def of_address(address: str, conn_id: str | None = None) -> Store:
@@ -72,9 +33,6 @@ def of_address(address: str, conn_id: str | None = None) -> Store:
     Raises:
         ValueError: There is no store for the address.
     """
-    from include.streams.lake.amazon import AmazonStore
-    from include.streams.lake.google import GoogleStore
-
     scheme = urlsplit(address).scheme
     for store in (GoogleStore, AmazonStore):
         if not scheme or scheme in store.schemes:

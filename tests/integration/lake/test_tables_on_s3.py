@@ -78,7 +78,7 @@ def test_maintenance_removes_what_no_snapshot_needs(make_table, monkeypatch):  #
     for first in (0, 4, 8):
         writing.replace_where(table, rows(first, first + 4), between(first, first + 4))
     writing.replace_where(table, rows(0, 4, "again"), between(0, 12))
-    assert maintenance.expire_snapshots(table, timedelta(0), lambda snapshot: False) > 0
+    assert maintenance.expire_snapshots(table, timedelta(0)) > 0
     store = datafiles.filesystem(table.io, table.location())
     monkeypatch.setattr(maintenance, "ORPHAN_AGE", timedelta(seconds=-60))
     before = len(store.find(table.location()))
