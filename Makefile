@@ -24,8 +24,8 @@ setup: $(READY) ## create .venv from requirements.lock (the other targets do thi
 $(READY): requirements.lock stack/uv.lock
 	@sh stack/setup.sh
 
-demo: $(READY) ## start everything, send messages, show the outcome of each; EXIT=1 stops everything at the end
-	@$(PYTHON) -m stack demo $(if $(EXIT),--exit)
+demo: $(READY) ## start everything, send messages, show the outcome of each; EXIT=1 stops everything at the end; STORE=s3 as for up
+	@$(PYTHON) -m stack $(if $(STORE),--store $(STORE)) demo $(if $(EXIT),--exit)
 
 test: $(READY) browser ## run the tests, on three workers; ARGS="-k claims" selects, ARGS="-n 0 --pdb" debugs
 	@$(WORKERS_AGREE) $(PYTHON) -m pytest $(WORKERS) $(ARGS)
@@ -45,8 +45,8 @@ test-next: .venv-next/setup.stamp ## run unit, Dag and event-lane tests on the n
 browser: ## install chromium for the tests of pages, if it is missing; only as root on Debian
 	@sh stack/browser.sh
 
-up: $(READY) ## start the local stack and wait until it is ready
-	@$(PYTHON) -m stack up
+up: $(READY) ## start the local stack and wait until it is ready; STORE=s3, at the first start: an S3 server as its object store
+	@$(PYTHON) -m stack $(if $(STORE),--store $(STORE)) up
 
 down: $(READY) ## stop the local stack; the data stays
 	@$(PYTHON) -m stack down

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from stack.errors import StackError
+from stack.object_store import GCS, S3
 from stack.stack import LOCAL, SERVICES, Stack
 
 # A shell in which this is set has connections to other services than the stack's.
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--services", default=",".join(SERVICES), help="the services, separated by commas (default: %(default)s)"
     )
+    parser.add_argument("--store", choices=(GCS, S3), help="the object store at the first start (default: gcs)")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start everything and wait until it is ready; safe to repeat")
     commands.add_parser("down", help="stop everything; the data stays")
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{time.monotonic() - begin:6.1f} s  {line}", flush=True)
 
     try:
-        stack = Stack(options.folder, tuple(options.services.split(",")), report=report)
+        stack = Stack(options.folder, tuple(options.services.split(",")), report=report, store=options.store)
         if options.command == "up":
             stack.up()
             print_status(stack)

@@ -8,6 +8,7 @@ from typing import Any
 
 from stack import jars, java, jvm, ports
 from stack.kafka import Kafka
+from stack.object_store import S3, store_of
 from stack.service import Program, Service
 
 HEAP = "-Xmx512m"
@@ -65,6 +66,8 @@ class Connect(Service):
         self.java = java.find_java(self.report)
         self.classpath = jars.classpath(jars.CACHE, self.report)
         sink = jars.classpath(jars.CACHE, self.report, jars.SINK)
+        if store_of(self.state) == S3:
+            sink += jars.classpath(jars.CACHE, self.report, jars.S3_SINK)
         self.folder.mkdir(mode=0o700, exist_ok=True)
         plugin = self.folder / "plugins" / "iceberg"
         shutil.rmtree(plugin, ignore_errors=True)

@@ -23,6 +23,7 @@ from stack.errors import StackError
 KAFKA_VERSION = "4.3.1"
 ICEBERG_VERSION = "1.11.0"
 DEBEZIUM_VERSION = "3.4.0.Final"
+S3PROXY_VERSION = "3.1.0"
 CACHE = Path(__file__).resolve().parents[1] / ".stack" / "jars"
 
 
@@ -129,6 +130,62 @@ SINK = JarSet(
         "com.google.oauth-client:*",
         "org.apache.httpcomponents.*",
         "org.threeten:threeten-extra",
+    ),
+)
+S3 = JarSet(
+    "jars of the local S3 server",
+    Path(__file__).with_name("s3.lock"),
+    resolved=(),
+    # The jars whose classes S3Proxy loads when it stores files. With its clients of three clouds there would be 230.
+    alone=(
+        f"org.gaul:s3proxy:{S3PROXY_VERSION}",
+        *(
+            f"org.apache.jclouds{artifact}:2.7.0"
+            for artifact in (
+                ":jclouds-blobstore",
+                ":jclouds-core",
+                ".api:oauth",
+                ".api:openstack-keystone",
+                ".api:openstack-swift",
+                ".api:s3",
+                ".driver:jclouds-slf4j",
+                ".provider:azureblob",
+            )
+        ),
+        "aopalliance:aopalliance:1.0",
+        "args4j:args4j:2.37",
+        "ch.qos.logback:logback-classic:1.5.32",
+        "ch.qos.logback:logback-core:1.5.32",
+        "com.fasterxml.jackson.core:jackson-annotations:2.21",
+        "com.fasterxml.jackson.core:jackson-core:2.21.2",
+        "com.fasterxml.jackson.core:jackson-databind:2.21.2",
+        "com.fasterxml.jackson.dataformat:jackson-dataformat-xml:2.21.2",
+        "com.fasterxml.woodstox:woodstox-core:7.1.1",
+        "com.google.code.gson:gson:2.11.0",
+        "com.google.errorprone:error_prone_annotations:2.27.0",
+        "com.google.guava:failureaccess:1.0.2",
+        "com.google.guava:guava:33.4.0-jre",
+        "com.google.inject.extensions:guice-assistedinject:7.0.0",
+        "com.google.inject:guice:7.0.0",
+        "jakarta.annotation:jakarta.annotation-api:2.0.0",
+        "jakarta.inject:jakarta.inject-api:2.0.1",
+        "jakarta.servlet:jakarta.servlet-api:6.0.0",
+        "jakarta.ws.rs:jakarta.ws.rs-api:3.0.0",
+        "jakarta.xml.bind:jakarta.xml.bind-api:4.0.2",
+        "javax.annotation:javax.annotation-api:1.3.2",
+        "org.codehaus.woodstox:stax2-api:4.2.2",
+        "org.slf4j:jcl-over-slf4j:2.0.17",
+        "org.slf4j:slf4j-api:2.0.17",
+    ),
+)
+S3_SINK = JarSet(
+    "jars with which Kafka Connect's Iceberg sink writes to S3",
+    Path(__file__).with_name("s3_sink.lock"),
+    resolved=(),
+    alone=(
+        f"org.apache.iceberg:iceberg-aws:{ICEBERG_VERSION}",
+        # Amazon's client, with its dependencies under names of their own.
+        f"org.apache.iceberg:iceberg-aws-bundle:{ICEBERG_VERSION}",
     ),
 )
 MIN_FREE_BYTES = 200 * 1024**2  # a set is 60 MB; the rest is room for the services' first files
@@ -375,7 +432,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("lock", help="resolve again and rewrite the locks")
     parser.parse_args()
-    for jar_set in (KAFKA, SINK):
+    for jar_set in (KAFKA, SINK, S3, S3_SINK):
         write_lock(CACHE, jar_set)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from stack.errors import StackError
+from stack.object_store import WAREHOUSES, store_of
 from stack.service import Program, Service
 
 # Connection or key -> database. Each is owned by a role of the same name, as on three servers in production.
@@ -22,7 +23,6 @@ DATABASES = {
     "operations_db": "operations",
     "landing_catalog": "landing_catalog",
 }
-WAREHOUSE = "gs://landing/warehouse"
 SUPERUSER = "postgres"
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -186,7 +186,7 @@ class Postgres(Service):
         name = DATABASES["landing_catalog"]
         return {
             "conn_type": "postgres", "host": "127.0.0.1", "port": self.port, "login": name, "schema": name,
-            "password": self._password(name), "extra": {"warehouse": WAREHOUSE},
+            "password": self._password(name), "extra": {"warehouse": WAREHOUSES[store_of(self.state)]},
         }  # fmt: skip
 
     def endpoints(self) -> dict[str, Any]:

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from include import project
-from stack import ports
+from stack import object_store, ports
 from stack.airflow import Airflow
 from stack.connect import Connect
 from stack.errors import StackError
 from stack.feeds import Feeds
 from stack.kafka import Kafka
-from stack.object_store import ObjectStore
 from stack.postgres import Postgres
 from stack.service import Service
 from stack.state import State
@@ -42,6 +41,8 @@ class Stack:
         kafka_security: "plaintext", "sasl_ssl" (SCRAM-SHA-512 over TLS) or "acls" (the same, and everything that no ACL
             allows is refused); fixed for the lifetime of a folder.
         report: Called with each line of progress; logging by default.
+        store: The object store at the first start, "gcs" or "s3"; fixed for the lifetime of a folder. None: the store
+            that the folder has, at the first start "gcs".
         environment: Settings that override the stack's own, such as another AIRFLOW__CORE__DAGS_FOLDER.
 
     Raises:
@@ -55,6 +56,7 @@ class Stack:
         kafka_security: str = "plaintext",
         report: Callable[[str], None] = log.info,
         environment: Mapping[str, str] | None = None,
+        store: str | None = None,
     ):
         if unknown := set(services) - set(SERVICES):
             raise StackError(f"unknown services {sorted(unknown)}; choose from {', '.join(SERVICES)}")
@@ -62,6 +64,7 @@ class Stack:
         self.report = report
         self.overrides = dict(environment or {})
         self.kafka_security = kafka_security
+        self.store = store
         self.service_names = tuple(name for name in SERVICES if name in services)
         self._load()
 
@@ -71,7 +74,7 @@ class Stack:
         arguments = (self.state, self.folder, self.report)
         self.postgres = Postgres(*arguments)
         self.kafka = Kafka(*arguments, security=self.kafka_security, connections=project.PROJECT.kafka_connections)
-        self.object_store = ObjectStore(*arguments)
+        self.object_store = object_store.of_stack(*arguments)
         self.connect = Connect(*arguments, kafka=self.kafka)
         self.feeds = Feeds(*arguments, commands=project.PROJECT.feeds)
         self.airflow = Airflow(
@@ -98,6 +101,8 @@ class Stack:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._locked():
                 self._load()  # another process may have written the state since this object was created
+                object_store.choose_store(self.state, self.store)
+                self._load()
                 self._up()
         except OSError as error:
             if error.errno != errno.ENOSPC:

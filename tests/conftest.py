@@ -128,6 +128,16 @@ def landing_services(services):
 
 
 @pytest.fixture(scope="session")
+def s3_services(tmp_path_factory):
+    """A Stack with an S3 server alone; AIRFLOW_CONN_AWS_DEFAULT points at it."""
+    stack = start_stack(tmp_path_factory.mktemp("s3"), ("objectstore",), store="s3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", stack.environment()["AIRFLOW_CONN_AWS_DEFAULT"])
+        yield stack
+    stack.remove()
+
+
+@pytest.fixture(scope="session")
 def connect_services(landing_services, tmp_path_factory):
     """A Stack with Kafka Connect alone, on the broker of `services`; AIRFLOW_CONN_KAFKA_CONNECT points at it."""
     password = "LANDING_CATALOG_PASSWORD"

@@ -179,9 +179,9 @@ def measure(tasks: Worker, count: int, until: datetime, name: str) -> dict[str, 
 
 def store_of_files() -> dict[str, Any]:
     """The arguments of a gcsfs filesystem for the landed files."""
-    from include.streams.lake.catalog import file_properties
+    from include.streams.lake.stores import store_in_use
 
-    properties = file_properties()
+    properties = store_in_use().file_properties()
     return {
         "project": properties["gcs.project-id"],
         "token": properties["gcs.oauth2.token"],

@@ -4,8 +4,9 @@
 Other programs drop CSV files of sites and customers below `register/incoming/` in the artifacts bucket. This Dag turns
 them into rows of the tables `register_sites` and `register_customers`.
 
-**Starts** when there are files: the first task waits in the triggerer, without a worker. A run that has waited for 15
-minutes ends as skipped, so that a cleared run can start; the next run continues to wait.
+**Starts** when there are files: a sensor waits in the triggerer, without a worker; the first task chooses the sensor of
+the store that the project uses. A run that has waited for 15 minutes ends as skipped, so that a cleared run can start;
+the next run continues to wait.
 
 **Makes** for each file: a valid file is applied in one transaction and moved below `register/archive/`. An invalid file
 changes nothing and is moved below `register/rejected/`, with its report beside it and an alarm (`file_rejected`). A
@@ -19,6 +20,7 @@ alarm `dag_failed`.
 
 from datetime import UTC, datetime, timedelta
 
+from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.providers.google.cloud.sensors.gcs import GCSObjectsWithPrefixExistenceSensor
 from airflow.sdk import dag, task
 
@@ -42,20 +44,30 @@ from include.water.register.layout import INCOMING
     doc_md=__doc__,
 )
 def import_site_register():
-    wait_for_files = GCSObjectsWithPrefixExistenceSensor(
-        task_id="wait_for_files",
-        bucket="{{ var.value.get('artifacts_bucket', 'artifacts') }}",
-        prefix=INCOMING,
-        deferrable=True,
-        poke_interval=10,
-        timeout=timedelta(minutes=15).total_seconds(),
-        soft_fail=True,
+    @task.branch
+    def choose_store() -> str:
+        from include.streams.lake.stores import store_in_use
+
+        return {"gs": "wait_for_files", "s3": "wait_for_files_s3"}[store_in_use().schemes[0]]
+
+    bucket = "{{ var.value.get('artifacts_bucket', 'artifacts').split('://')[-1] }}"
+    waiting = {
+        "deferrable": True,
+        "poke_interval": 10,
+        "timeout": timedelta(minutes=15).total_seconds(),
+        "soft_fail": True,
         # Not pushed: the names of the files, which may be chosen by anybody. The next task lists the files with their
         # generations.
-        do_xcom_push=False,
+        "do_xcom_push": False,
+    }
+    wait_for_files = GCSObjectsWithPrefixExistenceSensor(
+        task_id="wait_for_files", bucket=bucket, prefix=INCOMING, **waiting
+    )
+    wait_for_files_s3 = S3KeySensor(
+        task_id="wait_for_files_s3", bucket_name=bucket, bucket_key=f"{INCOMING}*", wildcard_match=True, **waiting
     )
 
-    @task
+    @task(trigger_rule="none_failed_min_one_success")
     def list_files() -> list[dict]:
         from include.water.register.objects import list_files
 
@@ -69,7 +81,7 @@ def import_site_register():
         return import_file(file)
 
     files = list_files()
-    wait_for_files >> files
+    choose_store() >> [wait_for_files, wait_for_files_s3] >> files
     import_file.expand(file=files)
 
 

@@ -18,7 +18,7 @@ unreferenced and old objects.
 - the `nightly` functions of the project's packages are called.
 
 Data that is still needed is kept, whatever its age: docs/runbooks/metadata-grows.md. Where `landing_catalog` or
-`google_cloud_default` is not defined, its tasks have nothing to do.
+the connection of the object store is not defined, its tasks have nothing to do.
 
 **When it fails** nothing is lost; the next run does the work. The lane works without this Dag, but becomes slower from
 week to week. A failed task opens the alarm `dag_failed`. If no run starts at all, another Dag raises `dag_silent`.

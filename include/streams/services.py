@@ -23,17 +23,36 @@ def prepare(topics: Registry) -> list[str]:
     from include.streams.operations.migrate import upgrade
 
     migrations = [f"operational database: {revision}" for revision in upgrade()]
-    return migrations + create_topics(topics) + _land(topics)
+    return migrations + create_topics(topics) + _land(topics) + _check_artifacts()
 
 
 def _land(topics: Registry) -> list[str]:
     """Create landing tables and their connectors, if Kafka Connect is available: the event lane works without it."""
     from include.streams.compat.connections import is_defined
     from include.streams.lake import catalog
+    from include.streams.lake.stores import store_in_use
     from include.streams.landing import connect
     from include.streams.landing.connectors import apply
 
-    needed = (connect.CONN_ID, catalog.CONN_ID, catalog.OBJECTS_CONN_ID)
+    needed = (connect.CONN_ID, catalog.CONN_ID, store_in_use().conn_id)
     if missing := [conn_id for conn_id in needed if not is_defined(conn_id)]:
         return [f"no topic lands, because these connections are not defined: {', '.join(missing)}"]
     return apply(topics)
+
+
+def _check_artifacts() -> list[str]:
+    """Check that the store of models and reports honors the conditions of writes, if a store is in use."""
+    from include.streams.compat.connections import is_defined
+    from include.streams.lake.buckets import BucketError, UnsafeStore, bucket
+    from include.streams.lake.stores import store_in_use
+
+    if not is_defined(store_in_use().conn_id):
+        return []
+    try:
+        bucket().prove_conditions()
+    except UnsafeStore:
+        raise
+    except BucketError as error:
+        # Only the standard lane and models need it.
+        return [f"models and reports cannot be stored: {error}"]
+    return []

@@ -59,11 +59,12 @@ def remove_register_files(older_than: timedelta = REGISTER_KEPT, *, seconds: flo
 
     from include.streams import begin
     from include.streams.compat.connections import lacks_connection
-    from include.streams.lake.buckets import CONN_ID, bucket
+    from include.streams.lake.buckets import bucket
+    from include.streams.lake.stores import store_in_use
     from include.water.register.layout import ARCHIVE, INCOMING, REJECTED, identity
     from include.water.tables import register_files as files
 
-    if lacks_connection(CONN_ID):
+    if lacks_connection(store_in_use().conn_id):
         return 0
     until, objects, removed = time.monotonic() + seconds, bucket(), 0
     # Without its row, a file that still waits to be moved would be imported again.

@@ -63,11 +63,13 @@ CLAIMS = frozenset({"claim_messages", "claim_partition_keys", "handle_chunk", "h
 
 # Modules that a Dag file must not import at its top, because every task process would spend time on the import.
 HEAVY = (
+    "airflow.providers.amazon",
     "airflow.providers.common.ai",
     "airflow.providers.common.messaging",
     "airflow.providers.google",
     "airflow.providers.http",
     "alembic",
+    "boto3",
     "duckdb",
     "gcsfs",
     "google.cloud",
@@ -79,6 +81,7 @@ HEAVY = (
     "pyarrow",
     "pydantic_ai",
     "pyiceberg",
+    "s3fs",
     "sklearn",
     "sqlalchemy",
 )

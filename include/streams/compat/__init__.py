@@ -24,11 +24,12 @@ models
     Uses `__pydantic_core_schema__` of pydantic models. Tested with 2.14.3. Without it, the columns of a contract's
     tables cannot be derived, with a TypeError that names the model.
 
-objects
-    Uses `_get_directory_info`, `_get_file` and `_open` of gcsfs. Tested with 2026.10.1. Without them, the import of the
-    module fails with an ImportError that names the missing methods; a test fails if objects are listed again. Uses
-    `FsspecFileIO._scheme_to_fs` and `FsspecInputFile._fs` of PyIceberg. Tested with 0.12.0. Without them, a table
-    cannot be loaded, with a TypeError that names the missing attribute.
+objects, google_objects, amazon_objects
+    Use `_get_directory_info`, `_get_file` and `_open` of gcsfs (tested with 2026.10.1), and `_call_s3`, `_info` and
+    `_open` of s3fs (tested with 2026.9.0). Without them, the import of the module fails with an ImportError that names
+    the missing methods; a test fails if objects are listed again. Use `FsspecFileIO._scheme_to_fs` and
+    `FsspecInputFile._fs` of PyIceberg. Tested with 0.12.0. Without them, a table cannot be loaded, with a TypeError
+    that names the missing attribute.
 
 overwriting
     Uses `_OverwriteFiles` and `_ManifestMergeManager` of PyIceberg. Tested with 0.12.0. Without them, a commit that

@@ -1,14 +1,12 @@
-"""The Iceberg catalog, from the Airflow connection `landing_catalog`; objects through `google_cloud_default`."""
+"""The Iceberg catalog, from the Airflow connection `landing_catalog`; objects through the store of its warehouse."""
 
 import logging
-import os
 import sys
 from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from include.streams.compat.gcsfs_settings import disable_layout_calls
+from include.streams.lake.stores import CATALOG_CONN_ID, CONN_ID_KEY, of_catalog
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -18,8 +16,7 @@ if TYPE_CHECKING:
 
     from include.streams.operations.database import Target
 
-CONN_ID = "landing_catalog"
-OBJECTS_CONN_ID = "google_cloud_default"
+CONN_ID = CATALOG_CONN_ID
 # The rows of a JDBC catalog carry the catalog's name: the sink's `iceberg.catalog` must have the same name.
 CATALOG_NAME = "landing"
 # Prefixes of keys in the connection's extra that belong to libpq; all other keys are properties of the catalog.
@@ -72,8 +69,13 @@ def _silence() -> None:
 
 def _properties(connection: "Connection") -> dict[str, Any]:
     """The properties of the catalog that its Airflow connection gives, with those for objects."""
-    extra = {name: str(value) for name, value in connection.extra_dejson.items() if not name.startswith(_LIBPQ)}
-    return {**file_properties(), **extra}
+    extra = {
+        name: str(value)
+        for name, value in connection.extra_dejson.items()
+        if not name.startswith(_LIBPQ) and name != CONN_ID_KEY
+    }
+    io = {"py-io-impl": "include.streams.compat.objects.ObjectIO"}
+    return {**io, **of_catalog(connection).file_properties(), **extra}
 
 
 def _is_rest(connection: "Connection") -> bool:
@@ -109,9 +111,10 @@ def forget_catalogs() -> None:
     """
     load_catalog.cache_clear()
     _current.clear()
-    if objects := sys.modules.get("include.streams.compat.objects"):
-        # gcsfs caches a client for each credential.
-        objects.ObjectFileSystem.clear_instance_cache()
+    for module in ("google_objects", "amazon_objects"):
+        if objects := sys.modules.get(f"include.streams.compat.{module}"):
+            # fsspec caches a client for each credential.
+            objects.ObjectFileSystem.clear_instance_cache()
 
 
 def load_current(name: str) -> "Table":
@@ -211,7 +214,9 @@ def _sql_catalog(connection: "Connection", properties: dict[str, Any]) -> "Catal
     conn_id = connection.conn_id
     database = _database(connection)
     if not (warehouse := connection.extra_dejson.get("warehouse")):
-        raise ValueError(f'connection {conn_id}: its extra has no warehouse; add {{"warehouse": "gs://BUCKET/PATH"}}')
+        raise ValueError(
+            f'connection {conn_id}: its extra has no warehouse; add {{"warehouse": "gs://BUCKET/PATH"}} (or s3://...)'
+        )
     properties = {
         **properties,
         "warehouse": str(warehouse),
@@ -239,30 +244,3 @@ def _database(connection: "Connection") -> "Target":
 
     libpq = {name: value for name, value in connection.extra_dejson.items() if name.startswith(_LIBPQ)}
     return postgres_target(connection, libpq, needed_by="a JDBC catalog")
-
-
-def file_properties(conn_id: str = OBJECTS_CONN_ID) -> dict[str, Any]:
-    """PyIceberg's properties for objects, with the credentials of the Google connection.
-
-    STORAGE_EMULATOR_HOST, which Google's own clients also use, makes gcsfs use another server.
-
-    Args:
-        conn_id: The Airflow connection of Google Cloud.
-    """
-    from airflow.sdk import BaseHook
-
-    extra = BaseHook.get_connection(conn_id).extra_dejson
-    properties: dict[str, Any] = {"py-io-impl": "include.streams.compat.objects.ObjectIO"}
-    if project := extra.get("project"):
-        properties["gcs.project-id"] = project
-    if extra.get("is_anonymous"):
-        properties["gcs.oauth2.token"] = "anon"
-    else:
-        from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
-
-        # Key files, impersonation and workload identity work as in every Google operator; gcsfs renews the credentials.
-        properties["gcs.oauth2.token"] = GoogleBaseHook(gcp_conn_id=conn_id).get_credentials()
-    if host := os.environ.get("STORAGE_EMULATOR_HOST"):
-        properties["gcs.service.host"] = host if urlsplit(host).scheme in ("http", "https") else f"http://{host}"
-        disable_layout_calls()
-    return properties

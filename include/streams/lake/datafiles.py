@@ -196,7 +196,7 @@ def require_whole(store: Any, sizes: Mapping[str, int]) -> None:
         try:
             return store.cat_file(address, start=sizes[address] - len(MAGIC), end=sizes[address])
         except Exception as error:
-            if getattr(error, "code", None) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if _is_beyond_the_end(error):
                 return b""
             raise
 
@@ -204,6 +204,14 @@ def require_whole(store: Any, sizes: Mapping[str, int]) -> None:
         for address, end in zip(sizes, pool.map(end_of, sizes), strict=True):
             if end != MAGIC:
                 raise OSError(f"{address}: the store does not hold all {sizes[address]} bytes that were uploaded")
+
+
+def _is_beyond_the_end(error: Exception) -> bool:
+    """Whether the store has refused a range that begins behind the end of the object."""
+    # gcsfs raises its own error; s3fs an OSError, caused by the client's.
+    answer = getattr(error.__cause__, "response", {}).get("ResponseMetadata", {})
+    code = getattr(error, "code", None) or answer.get("HTTPStatusCode")
+    return code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 
 
 def _describe(table: Table, path: Path) -> DataFile:

@@ -314,6 +314,8 @@ def literal(text: str) -> str:
 def _warehouse_filesystem() -> Any:
     from include.streams.compat.objects import ObjectIO
     from include.streams.lake.catalog import load_catalog
+    from include.streams.lake.stores import store_in_use
 
     properties = load_catalog().properties
-    return ObjectIO(properties).get_fs(urlsplit(properties["warehouse"]).scheme)
+    scheme = urlsplit(str(properties.get("warehouse", ""))).scheme or store_in_use().schemes[0]
+    return ObjectIO(properties).get_fs(scheme)

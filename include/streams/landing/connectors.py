@@ -20,8 +20,9 @@ from include.streams.kafka.connection import CONN_ID as KAFKA_CONN_ID
 from include.streams.kafka.connection import ClientErrors, admin_config, client_config
 from include.streams.kafka.offsets import REQUEST_TIMEOUT_SECONDS, GroupOffsets
 from include.streams.kafka.topics import OPTIONAL_SETTINGS, REFUSALS, SettingsRefused, create_missing
-from include.streams.lake.catalog import CATALOG_NAME, OBJECTS_CONN_ID
+from include.streams.lake.catalog import CATALOG_NAME
 from include.streams.lake.catalog import CONN_ID as CATALOG_CONN_ID
+from include.streams.lake.stores import of_catalog
 from include.streams.landing.connect import CONN_ID, Connect
 from include.streams.landing.tables import connector_name, create_landing_table, raw_table, sink_group
 
@@ -90,7 +91,7 @@ def connector_config(topic: Topic, folder: Path = FOLDER) -> dict[str, str]:
     Raises:
         ValueError: A file cannot be used.
     """
-    config = {**_catalog_settings(), **_object_settings(), **_read(folder / TEMPLATE)}
+    config = {**_catalog_settings(), **_read(folder / TEMPLATE)}
     if (own_file := folder / f"{connector_name(topic)}.json").exists():
         config |= _read(own_file)
     values = {"topic": topic.name, "table": raw_table(topic), "control_topic": control_topic(topic)}
@@ -313,13 +314,14 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _catalog_settings() -> dict[str, str]:
-    """The settings of the sink's catalog: the same catalog that `include.streams.lake.catalog` reads."""
+    """The settings of the sink's catalog and of its store: the same that `include.streams.lake.catalog` reads."""
     from airflow.sdk import BaseHook
 
     connection = BaseHook.get_connection(CATALOG_CONN_ID)
     extra = {name: str(value) for name, value in connection.extra_dejson.items()}
     prefix = "iceberg.catalog."
-    settings = {"iceberg.catalog": CATALOG_NAME}
+    objects = of_catalog(connection).sink_settings()
+    settings = {"iceberg.catalog": CATALOG_NAME} | {f"{prefix}{name}": value for name, value in objects.items()}
     if "warehouse" in extra:
         settings[f"{prefix}warehouse"] = extra["warehouse"]
     if extra.get("type") == "rest":
@@ -333,27 +335,3 @@ def _catalog_settings() -> dict[str, str]:
         f"{prefix}jdbc.password": PASSWORD,
         f"{prefix}jdbc.schema-version": "V1",
     }
-
-
-def _object_settings() -> dict[str, str]:
-    """The settings of Cloud Storage. The credentials are those of the machine on which Connect runs."""
-    import os
-    from urllib.parse import urlsplit
-
-    from airflow.sdk import BaseHook
-
-    extra = BaseHook.get_connection(OBJECTS_CONN_ID).extra_dejson
-    prefix = "iceberg.catalog."
-    settings = {
-        f"{prefix}io-impl": "org.apache.iceberg.gcp.gcs.GCSFileIO",
-        # Each open file has a buffer of this size, and each task has an open file for each partition. With the default
-        # of 16 MB, the buffers would fill a small heap.
-        f"{prefix}gcs.channel.write.chunk-size-bytes": str(2 * 1024 * 1024),
-    }
-    if project := extra.get("project"):
-        settings[f"{prefix}gcs.project-id"] = str(project)
-    if host := os.environ.get("STORAGE_EMULATOR_HOST"):
-        settings[f"{prefix}gcs.service.host"] = host if urlsplit(host).scheme in ("http", "https") else f"http://{host}"
-    if extra.get("is_anonymous"):
-        settings[f"{prefix}gcs.no-auth"] = "true"
-    return settings

@@ -15,7 +15,6 @@ from include.streams.compat.connections import lacks_connection
 from include.streams.contracts import Topic
 from include.streams.kafka.connection import CONN_ID
 from include.streams.lake.catalog import CONN_ID as CATALOG_CONN_ID
-from include.streams.lake.catalog import OBJECTS_CONN_ID
 from include.streams.landing.consumers import LANDING_GRACE, LandingConsumer
 from include.streams.operations.each import do_each, shuffled
 
@@ -375,9 +374,10 @@ def remove_results(consumers: Iterable[LandingConsumer], older_than: timedelta, 
         The number of runs whose results were deleted.
     """
     from include.streams.lake.buckets import bucket
+    from include.streams.lake.stores import store_in_use
     from include.streams.validators.results import ACCEPTANCE, FOLDER
 
-    if lacks_connection(OBJECTS_CONN_ID):
+    if lacks_connection(store_in_use().conn_id):
         return 0
     until = time.monotonic() + seconds
     before = datetime.now(UTC) - older_than

@@ -15,13 +15,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _expected() -> tuple[type[Exception], ...]:
-    from google.api_core.exceptions import GoogleAPIError
     from sqlalchemy.exc import DBAPIError
 
-    from include.streams.lake.buckets import BucketError
+    from include.streams.lake.buckets import BucketError, StoreUnavailable
     from include.streams.models.store import ChampionChanged, ModelError
 
-    return BucketError, ChampionChanged, DBAPIError, ModelError, GoogleAPIError, ValueError
+    return BucketError, ChampionChanged, DBAPIError, ModelError, StoreUnavailable, ValueError
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -39,7 +39,7 @@ def roll_back(params: RollBack, by: Actor, *, bucket: Bucket) -> RepairReport:
 
     Raises:
         Refused: The reason is empty, the version cannot be used, or another process has replaced the champion.
-        BucketError, GoogleAPIError: The object store does not answer, or refuses.
+        BucketError, StoreUnavailable: The object store does not answer, or refuses.
     """
     from include.streams.models.store import ChampionChanged, ModelError, ModelStore
 

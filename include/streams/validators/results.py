@@ -81,13 +81,13 @@ def store(place: str, document: Mapping[str, Any], to: Bucket | None = None) -> 
         to: The bucket; None for the default bucket.
 
     Returns:
-        The page's address, a gs:// URL.
+        The page's address in the store.
     """
     objects = to or bucket()
     # The page first, so that no result exists without its page.
     objects.write(f"{place}/{PAGE}", render(document).encode(), "text/html; charset=utf-8")
     objects.write(f"{place}/{RESULT}", _encode(document), "application/json")
-    return f"gs://{objects.name}/{place}/{PAGE}"
+    return objects.address(f"{place}/{PAGE}")
 
 
 def load_result(source: str, key: int | str) -> dict[str, Any] | None:
@@ -208,7 +208,7 @@ def _decode(objects: Bucket, path: str, content: bytes | None) -> dict[str, Any]
         return json.loads(content)
     except ValueError as error:
         # Raised, because treating the object as missing would silently lose acceptances and measures.
-        raise ValueError(f"gs://{objects.name}/{path} is not JSON: restore an older version, or delete it") from error
+        raise ValueError(f"{objects.address(path)} is not JSON: restore an older version, or delete it") from error
 
 
 def _encode(document: Mapping[str, Any]) -> bytes:

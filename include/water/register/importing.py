@@ -26,7 +26,6 @@ from include.water.register.layout import (
     layout_of,
     safe_name,
 )
-from include.water.register.objects import move
 from include.water.register.reading import Unreadable, read_rows
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def import_file(file: Mapping[str, Any]) -> dict[str, Any]:
             done = _apply(file, layout, table, place)
         else:
             done = _reject(objects, file, layout, suite, result)
-    move(objects, name, generation, done["stored_as"])
+    objects.move(name, generation, done["stored_as"])
     log.info("imported: generation=%d kind=%s state=%s rows=%d", generation, done["kind"], done["state"], done["rows"])
     return {"kind": done["kind"], "state": done["state"], "rows": done["rows"]}
 

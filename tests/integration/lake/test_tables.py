@@ -323,7 +323,7 @@ def test_a_request_to_a_silent_store_times_out(make_table, monkeypatch):
 
     held: list[socket.socket] = []
     # The timeout for a whole request; gcsfs retries after the other timeouts, for a minute.
-    monkeypatch.setattr("include.streams.compat.objects.TIMEOUT", ClientTimeout(total=1))
+    monkeypatch.setattr("include.streams.compat.google_objects.TIMEOUT", ClientTimeout(total=1))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=hang, args=[listening], daemon=True).start()
         host = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -12,14 +12,14 @@ import pytest
 from airflow.providers.google.cloud.triggers.gcs import GCSPrefixBlobTrigger
 from sqlalchemy import delete, func, select, update
 
-from include.streams.lake.buckets import bucket
+from include.streams.lake.buckets import Bucket, bucket
 from include.streams.operations.alarms import open_alarms
 from include.streams.operations.database import begin
 from include.streams.operations.migrate import upgrade
 from include.streams.operations.tables import alarms as alarms_table
 from include.water.register import importing
 from include.water.register.layout import ARCHIVE, INCOMING, MAX_BYTES, REJECTED, Kind, identity
-from include.water.register.objects import NotSettled, list_files, move
+from include.water.register.objects import NotSettled, list_files
 from include.water.register.samples import bad_file, good_file
 from include.water.retention import remove_register_files
 from include.water.tables import register_customers, register_files, register_sites
@@ -151,7 +151,7 @@ def test_a_too_large_file_is_rejected_unread(monkeypatch):
 def test_a_retry_after_a_kill_before_the_move_applies_nothing(monkeypatch):
     file = drop("sites.csv", HEADER + TANK)
     with monkeypatch.context() as patch:
-        patch.setattr(importing, "move", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        patch.setattr(Bucket, "move", lambda *_: (_ for _ in ()).throw(OSError("killed")))
         with pytest.raises(OSError, match="killed"):
             importing.import_file(file)
     (before,) = rows(register_sites)
@@ -196,7 +196,7 @@ def test_a_deployment_without_an_object_store_has_no_files_to_remove(monkeypatch
 
 def test_an_old_file_that_was_never_moved_keeps_its_row(monkeypatch):
     file = drop("sites.csv", bad_file(Kind.sites))
-    monkeypatch.setattr(importing, "move", lambda *_: None)
+    monkeypatch.setattr(Bucket, "move", lambda *_: None)
     importing.import_file(file)
     with begin() as connection:
         connection.execute(
@@ -212,7 +212,7 @@ def test_a_file_killed_between_copy_and_deletion_exists_once():
     objects = bucket()
     objects.write(to, HEADER + TANK)
     for _ in range(2):
-        assert move(objects, file["name"], file["generation"], to)
+        assert objects.move(file["name"], file["generation"], to)
         assert (paths(INCOMING), paths(ARCHIVE)) == ([], [to])
 
 
@@ -229,7 +229,7 @@ def test_a_file_replaced_after_its_import_stays_for_the_next_run():
     first = drop("sites.csv", HEADER + TANK)
     objects = bucket()
     objects.write(first["name"], HEADER + TANK.replace(b"Tank", b"New"))
-    move(objects, first["name"], first["generation"], f"{ARCHIVE}x/sites.csv")
+    objects.move(first["name"], first["generation"], f"{ARCHIVE}x/sites.csv")
     (left,) = list_files()
     assert left["generation"] > first["generation"]
     assert objects.read(left["name"])[0].count(b"New") == 1  # type: ignore[index]

@@ -10,7 +10,12 @@ import pytest
 WITHOUT_A_METHOD = """
 from gcsfs.core import GCSFileSystem
 del GCSFileSystem._get_directory_info
-import include.streams.compat.objects
+import include.streams.compat.google_objects
+"""
+WITHOUT_A_METHOD_OF_S3FS = """
+from s3fs import S3FileSystem
+del S3FileSystem._call_s3
+import include.streams.compat.amazon_objects
 """
 WITHOUT_ITS_FILE_SYSTEMS = """
 from pyiceberg.io import fsspec
@@ -32,6 +37,7 @@ ObjectIO({}).new_input("/tmp/file")
     ("code", "error"),
     [
         (WITHOUT_A_METHOD, "ImportError: gcsfs has no _get_directory_info: see include/streams/compat/__init__.py"),
+        (WITHOUT_A_METHOD_OF_S3FS, "ImportError: s3fs has no _call_s3: see include/"),
         (
             WITHOUT_ITS_FILE_SYSTEMS,
             "TypeError: PyIceberg's ObjectIO has no known _scheme_to_fs: see include/streams/compat",
