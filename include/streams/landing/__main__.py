@@ -97,11 +97,11 @@ def _apply(options: argparse.Namespace, registry: Registry) -> list[str]:
 def _status(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.streams.landing.connect import Connect
     from include.streams.landing.connector_status import ConnectorStatus, sink_progress
-    from include.streams.landing.connectors import landed_topics, left_over
+    from include.streams.landing.connectors import connected_topics, left_over
     from include.streams.landing.tables import connector_name, raw_table
 
     connect, lines, all_well = Connect(options.conn_id), [], True
-    for topic in landed_topics(registry) if options.connector is None else [_topic(options.connector, registry)]:
+    for topic in connected_topics(registry) if options.connector is None else [_topic(options.connector, registry)]:
         status = ConnectorStatus.of(connect, connector_name(topic))
         progress = sink_progress(topic, options.kafka_conn_id)
         all_well &= status.is_running
