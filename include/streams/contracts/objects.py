@@ -114,10 +114,13 @@ class PlainObjects:
         return match
 
     def names(self, topic: str) -> re.Pattern[str]:
-        """What the name of an object of the topic matches, with the groups `partition` and `start_offset`.
+        """What the names of the topic's objects match.
 
         Args:
             topic: The topic's name.
+
+        Returns:
+            A pattern with the groups `partition` and `start_offset`.
         """
         pattern, at = re.escape(self.folder), 0
         seen: set[str] = set()
@@ -136,10 +139,13 @@ class PlainObjects:
         return re.compile(pattern + re.escape(self.template[at:]) + r"(?:\.[A-Za-z0-9_.]+)?")
 
     def listed_below(self, topic: str) -> str:
-        """What the names of all of the topic's objects begin with.
+        """What to list.
 
         Args:
             topic: The topic's name.
+
+        Returns:
+            What the names of all of the topic's objects begin with.
         """
         head = self.template.replace("{topic}", topic).split("{", 1)[0]
         return self.folder + head
@@ -150,9 +156,12 @@ class PlainObjects:
 
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> PlainObjects:
-        """The declaration that `as_json` has returned.
+        """The declaration again.
 
         Args:
-            values: The plain values.
+            values: What `as_json` has returned.
+
+        Returns:
+            The declaration.
         """
         return cls(**{**values, "order_grace": timedelta(seconds=values["order_grace"])})

@@ -292,6 +292,12 @@ class Objects:
             ).all()
         self._read(rows)
 
+    def read_last(self) -> None:
+        """Read the last object of each partition: it shows up to which offset records have landed."""
+        with begin() as connection:
+            rows = connection.execute(_UNREAD_LAST, {"of": self._id}).all()
+        self._read(rows)
+
     def read_earlier(self, partition: int, start: int) -> None:
         """Read the objects whose names begin before an offset, and that were not read yet.
 
@@ -466,8 +472,7 @@ def _ranges_of(row: Row) -> Ranges:
 
 
 # The partitions, each found through the index: the table may have millions of rows.
-_PARTITIONS = text(
-    """
+_NUMBERS = """
     with recursive numbers as (
         (select partition from landing_objects where topic_id = :of order by partition limit 1)
         union all
@@ -476,27 +481,20 @@ _PARTITIONS = text(
             where o.topic_id = :of and o.partition > n.partition order by o.partition limit 1
         ) from numbers n where n.partition is not null
     )
-    select partition from numbers where partition is not null order by partition
-    """
-)
-_LAST = text(
-    """
-    with recursive numbers as (
-        (select partition from landing_objects where topic_id = :of order by partition limit 1)
-        union all
-        select (
-            select o.partition from landing_objects o
-            where o.topic_id = :of and o.partition > n.partition order by o.partition limit 1
-        ) from numbers n where n.partition is not null
-    )
-    select n.partition, last.path from numbers n
+"""
+_PARTITIONS = text(f"{_NUMBERS} select partition from numbers where partition is not null order by partition")
+_LAST_ROWS = f"""
+    {_NUMBERS}
+    select last.* from numbers n
     cross join lateral (
-        select o.path from landing_objects o where o.topic_id = :of and o.partition = n.partition
+        select * from landing_objects o where o.topic_id = :of and o.partition = n.partition
         order by o.start_offset desc, o.path desc limit 1
     ) as last
     where n.partition is not null
-    """
-)
+"""
+_LAST = text(_LAST_ROWS)
+_UNREAD_LAST = text(f"{_LAST_ROWS} and last.state = 'listed'")
+# An object of n lines ends where the next object begins, or at the sink's committed offset.
 _PROVE = text(
     """
     update landing_objects o set proven = true

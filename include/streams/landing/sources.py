@@ -50,6 +50,7 @@ class ObjectIndex(OffsetIndex):
 
     def __init__(self, table: LandingIndex, objects: Objects) -> None:
         self._table, self.objects = table, objects
+        objects.read_last()
         self._ends = objects.ends()
         self._held: dict[DataFileRange, Ranges] = {}
 

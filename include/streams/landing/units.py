@@ -14,7 +14,7 @@ from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.stored import DataFileRange, FileOffsets
 from include.streams.landing.tables import LandedTopic
-from include.streams.landing.xcom import TableColumn, WorkUnit
+from include.streams.landing.xcom import PlannedFile, TableColumn, WorkUnit
 
 
 class NotLanded(Exception):
@@ -156,19 +156,17 @@ def work_unit(
         "claim_id": claim_id,
         "unit": number,
         "ranges": ranges,
-        "files": [
-            {
-                "path": piece.path,
-                "partition": piece.partition,
-                "start": piece.start,
-                "end": piece.end,
-                **({"version": piece.version} if piece.version else {}),
-            }
-            for piece in pieces
-        ],
+        "files": [_planned(piece) for piece in pieces],
         "staging": staging,
         "columns": columns,
     }
+
+
+def _planned(piece: FileSlice) -> PlannedFile:
+    file: PlannedFile = {"path": piece.path, "partition": piece.partition, "start": piece.start, "end": piece.end}
+    if piece.version:
+        file["version"] = piece.version
+    return file
 
 
 def offset_ranges(topic: LandedTopic, unit: WorkUnit) -> list[OffsetRange]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -150,6 +151,7 @@ def test_missing_offsets_are_read_from_kafka_before_later_objects(landed_by, sen
 
 def test_a_late_object_counts_before_its_offsets_are_repaired(landed_by, send):
     lane, sink = landed_by(order_grace=timedelta(hours=1), group=None)
+    lane = dataclasses.replace(lane, landing_grace=timedelta(hours=1))
     send_sales(send, lane.topic, 30)
     sink.write(0, sales(range(10)))
     sink.write(0, sales(range(20, 30)))
