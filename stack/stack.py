@@ -148,11 +148,13 @@ class Stack:
         for service in base:  # all at once, because each mostly waits
             self._start(service)
         for service in base:
-            self._wait(service)
-            service.after_start()
+            with self._explained(service):
+                self._wait(service)
+                service.after_start()
             self.report(f"{service.name} is ready ({time.monotonic() - begin:.1f} s)")
         if self.airflow.name in self.services:
-            self.airflow.before_start()
+            with self._explained(self.airflow):
+                self.airflow.before_start()
             self.prepare_project()
             begin = time.monotonic()
             self._start(self.airflow)
@@ -162,6 +164,21 @@ class Stack:
     def _start(self, service: Service) -> None:
         for name in service.program_names:
             self.supervisor.start_program(name)
+
+    @contextlib.contextmanager
+    def _explained(self, service: Service) -> Iterator[None]:
+        """Replace an error of a client, such as a refused connection, by a sentence that names the log."""
+        try:
+            yield
+        except StackError:
+            raise
+        except Exception as error:
+            text = next(iter(str(error).strip().splitlines()), "")
+            log_file = self.supervisor.logs / f"{service.program_names[0]}.log"
+            raise StackError(
+                f"{service.name} started, but could not be prepared ({type(error).__name__}: {text}); see {log_file}, "
+                "and run it again"
+            ) from error
 
     def _wait(self, service: Service) -> None:
         deadline = time.monotonic() + service.ready_seconds
@@ -185,6 +202,12 @@ class Stack:
             self._load()
             self._stop_all()
             self.supervisor.end_leftovers()
+
+    def data_folders(self) -> list[Path]:
+        """The folders that `remove` deletes; as root, PostgreSQL's may be outside of the stack's folder."""
+        elsewhere = self.state.get("postgres.home")
+        outside = elsewhere and not Path(elsewhere).is_relative_to(self.folder) and Path(elsewhere).is_dir()
+        return [self.folder, *([Path(elsewhere)] if outside else [])]
 
     def remove(self) -> None:
         """End everything and delete the folder and all data."""
