@@ -153,7 +153,7 @@ def of_table(
     for batch in table.scan(selected_fields=tuple(wanted)).to_arrow_batch_reader():
         rows: Any = batch
         if topic_column is not None:
-            rows = rows.filter(pc.equal(rows.column(topic_column), topic))
+            rows = pa.Table.from_batches([batch]).filter(pc.field(topic_column) == topic)
         columns = [rows.column(partition), rows.column(offset)]
         if any(column.null_count for column in columns) or not all(pa.types.is_integer(c.type) for c in columns):
             raise NoCoordinates(
