@@ -27,15 +27,16 @@ _BUCKET = re.compile(r"([a-z0-9]+)://([^/]+)(?:/(.*))?")
 class PlainObjects:
     """Objects in a bucket in which a sink lands a topic, each with the records of one partition.
 
-    Compression (gzip, zstd) is recognized by the content of an object.
+    Whether an object has JSON lines or is a Parquet file, and its compression (gzip, zstd), are recognized by its
+    content.
 
     Attributes:
         prefix: The address above the names of the layout: `gs://bucket/topics`. For Confluent's sinks, the bucket and
             `topics.dir`; for Aiven's, the bucket and `file.name.prefix`.
         layout: The names of the objects: "confluent", "confluent-wallclock", "confluent-time", "aiven", or a template
             with {topic}, {partition}, {start_offset} and {any}. A name may end with extensions.
-        records: What a line is. "envelope": an object with a record's value, offset and time. "values": only the value.
-            Then the offset follows from the object's first offset and the number of the line.
+        records: What a line, or a row, is. "envelope": an object with a record's value, offset and time. "values": only
+            the value. Then the offset follows from the object's first offset and the number of the line.
         value: What the value is. "json": the JSON text itself. "text": a JSON string that holds the record's text.
             "base64": a JSON string that holds the record's bytes.
         value_field: The field of an envelope with the value.

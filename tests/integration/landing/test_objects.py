@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from confluent_kafka.admin import NewTopic
 
 from include.streams.contracts import PlainObjects, Topic
 from include.streams.landing import objects
+from include.streams.landing.__main__ import main
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.readiness import Lane, Readiness, check_readiness
 from include.streams.landing.tables import create_landing_table, raw_table
@@ -252,3 +255,45 @@ def test_a_prefix_with_objects_of_an_earlier_log_is_refused(landed_by, send, adm
     wait_for_topics(admin, lane.topic.name)
     with pytest.raises(LandingTableMismatch, match="earlier log"):
         create_landing_table(lane.topic)
+
+
+def verify_command(capsys, *arguments: str) -> tuple[int, dict]:
+    code = main(["verify", *arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_verify_lists_holes_and_doubles_of_objects(landed_by, send, capsys):
+    lane, sink = landed_by(layout="aiven")
+    send_sales(send, lane.topic, 30)
+    sink.write(0, sales(range(10)))
+    sink.write(0, sales(range(8, 12)))
+    sink.write(0, sales(range(15, 28)))
+    code, found = verify_command(capsys, sink.source.prefix, lane.topic.name, "--layout", "aiven")
+    (partition,) = found["partitions"]
+    assert code == 1
+    assert (partition["holes"], partition["doubles"]) == ([[12, 15]], [[8, 10]])
+    assert (partition["rows"], partition["waiting"]) == (27, 2)
+
+
+def test_verify_compares_a_table_of_another_product(landed_by, send, capsys):
+    from include.streams.lake.catalog import load_catalog
+
+    lane, _ = landed_by()
+    send_sales(send, lane.topic, 10)
+    catalog = load_catalog()
+    catalog.create_namespace_if_not_exists("foreign")
+    name = f"foreign.t{uuid.uuid4().hex[:8]}"
+    columns = {"kafka_p": pa.array([0] * 10, pa.int32()), "kafka_o": pa.array(range(10), pa.int64())}
+    table = catalog.create_table(name, pa.table(columns).schema)
+    table.append(pa.table(columns))
+    arguments = (name, lane.topic.name, "--partition-column", "kafka_p", "--offset-column", "kafka_o")
+    code, found = verify_command(capsys, *arguments)
+    assert (code, found["is_right"]) == (0, True)
+    table.append(pa.table({name: column.slice(3, 2) for name, column in columns.items()}))
+    table.delete("kafka_o = 6")
+    code, found = verify_command(capsys, *arguments)
+    assert code == 1
+    assert (found["partitions"][0]["holes"], found["partitions"][0]["doubles"]) == ([[6, 7]], [[3, 5]])
+    # Without the names of the columns, the command says which there are.
+    assert main(["verify", name, lane.topic.name]) == 1
+    assert "kafka_o" in capsys.readouterr().err

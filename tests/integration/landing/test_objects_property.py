@@ -43,6 +43,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.versions = itertools.count(1)
         self.stored: dict[str, tuple[str, bytes]] = {}
+        self.listed = self.fetched = 0
 
     def put(self, path: str, content: bytes) -> None:
         self.stored[path] = (str(next(self.versions)), content)
@@ -50,6 +51,7 @@ class MemoryStore:
     def list(self, prefix: str, start_at: str | None = None):
         for path in sorted(self.stored):
             if path.startswith(prefix) and path >= (start_at or ""):
+                self.listed += 1
                 yield self.find(path)
 
     def find(self, path: str) -> StoredObject | None:
@@ -61,6 +63,7 @@ class MemoryStore:
     def fetch(self, path: str, version: str, local: Path) -> None:
         if path not in self.stored or self.stored[path][0] != version:
             raise ObjectChanged(path)
+        self.fetched += 1
         local.write_bytes(self.stored[path][1])
 
 
@@ -181,3 +184,38 @@ def test_values_never_get_the_offset_of_another_record(store, holes, sizes, gone
     files = landed.files(0, 0, END)
     covered = intervals.union(part for ranges in files.values() for part in ranges)
     assert all(value.encode() == record(offset) for offset, value in read(landed, covered, files))
+
+
+def test_a_plan_costs_as_much_as_its_claim_not_as_the_whole_prefix(store):
+    source = PlainObjects(prefix="gs://b/topics")
+    sink = Sink("t", source)
+    landed = Objects(Named("t"), source, uuid.uuid4().hex, [0])
+
+    def write(number: int) -> None:
+        store.put(sink.name(0, 2 * number), sink.content({2 * number + n: record(2 * number + n) for n in (0, 1)}))
+
+    def costs() -> tuple[int, int]:
+        found = store.listed, store.fetched
+        store.listed = store.fetched = 0
+        return found
+
+    for number in range(10_000):
+        write(number)
+    # The first listing finds all names, and reads no object.
+    landed.list_new(Scope.recent)
+    assert costs() == (10_000, 0)
+    # A lane that begins reads the objects of its claim.
+    assert len(landed.files(0, 0, 100)) == 50
+    assert costs() == (0, 50)
+    landed.files(0, 0, 100)
+    assert costs() == (0, 0)
+    # A lane that keeps up lists the last names, and reads the new object.
+    write(10_000)
+    landed.list_new(Scope.recent)
+    landed.read_last()
+    assert landed.ends() == {0: 20_002}
+    assert len(landed.files(0, 20_000, 20_002)) == 1
+    assert costs() == (objects.RECENT + 2, 1)
+    # An offset is missing: more names are listed, and still not all.
+    landed.list_new(Scope.wide)
+    assert costs() == (objects.WIDE + 1, 0)

@@ -79,7 +79,7 @@ def test_each_form_of_a_record_is_read(stored, records, value, extension):
     source = PlainObjects(prefix="gs://bucket/topics", records=records, value=value)
     sent = {7: b'{"a":"\\u00e9"}', 8: None, 9: '{"b":"é"}'.encode()}
     path = stored(Sink("orders", source, extension).content(sent))
-    assert offsets_of(path, source, 7) == ([(7, 10)], 3)
+    assert offsets_of(path, source, 7) == ([(7, 10)], 3, [])
     found = rows(path, source, 7)
     assert [offset for offset, _, _ in found] == [7, 8, 9]
     texts = [value for _, _, value in found]
@@ -95,7 +95,7 @@ def test_each_form_of_a_record_is_read(stored, records, value, extension):
 
 def test_offsets_with_holes_and_in_any_order_are_found(stored):
     path = stored(Sink("orders", ENVELOPES).content({9: b"1", 3: b"2", 4: b"3"}))
-    assert offsets_of(path, ENVELOPES, 3) == ([(3, 5), (9, 10)], 3)
+    assert offsets_of(path, ENVELOPES, 3) == ([(3, 5), (9, 10)], 3, [])
 
 
 def test_a_line_that_was_cut_off_does_not_count(stored):
@@ -118,7 +118,7 @@ def test_lines_of_another_form_are_gaps_of_one_offset(stored):
     ]
     content = good % 0 + b"\n".join([*others, b"\xff\xfe", b'{"value":1,"offset":99999999999999999999}', b""])
     path = stored(content + good % 9)
-    assert offsets_of(path, ENVELOPES, 0) == ([(0, 1), (9, 10)], 2)
+    assert offsets_of(path, ENVELOPES, 0) == ([(0, 1), (9, 10)], 2, [])
     assert [offset for offset, _, _ in rows(path, ENVELOPES)] == [0, 9]
 
 
@@ -146,4 +146,48 @@ def test_zstd_is_recognized_by_the_content(stored, tmp_path):
     path = tmp_path / "compressed"
     with pa.CompressedOutputStream(str(path), "zstd") as stream:
         stream.write(b'{"value":1,"offset":0}\n' * 2)
-    assert offsets_of(path, ENVELOPES, 0) == ([(0, 1)], 2)
+    assert offsets_of(path, ENVELOPES, 0) == ([(0, 1)], 2, [(0, 1)])
+
+
+def parquet(path, **columns):
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), path, compression="snappy")
+    return path
+
+
+def test_parquet_with_coordinates(tmp_path):
+    path = parquet(
+        tmp_path / "object",
+        value=[{"a": 1, "b": "é"}, None, {"a": 2, "b": None}],
+        offset=[7, 8, 11],
+        timestamp=[1767607200000, None, 1767607200000],
+    )
+    assert offsets_of(path, ENVELOPES, 7) == ([(7, 9), (11, 12)], 3, [])
+    time = datetime(2026, 1, 5, 10, tzinfo=UTC)
+    assert rows(path, ENVELOPES, 7) == [
+        (7, time, '{"a":1,"b":"é"}'.encode()),
+        (8, None, None),
+        (11, time, b'{"a":2,"b":null}'),
+    ]
+
+
+@pytest.mark.parametrize("value", [['{"a":1}', None], [b'{"a":1}', None]])
+def test_parquet_with_text_or_bytes(tmp_path, value):
+    path = parquet(tmp_path / "object", value=value, offset=[0, 1])
+    assert rows(path, ENVELOPES) == [(0, None, b'{"a":1}'), (1, None, None)]
+
+
+def test_parquet_with_values_only(tmp_path):
+    path = parquet(tmp_path / "object", a=[1, 2], b=["x", None])
+    assert offsets_of(path, VALUES, 5) == ([(5, 7)], 2, [])
+    assert rows(path, VALUES, 5) == [(5, None, b'{"a":1,"b":"x"}'), (6, None, b'{"a":2,"b":null}')]
+
+
+def test_parquet_of_another_form_or_cut_off_is_damaged(tmp_path):
+    path = parquet(tmp_path / "object", a=[1, 2])
+    with pytest.raises(DamagedObject, match="no column offset"):
+        offsets_of(path, ENVELOPES, 0)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DamagedObject, match="no whole Parquet file"):
+        offsets_of(path, VALUES, 0)
