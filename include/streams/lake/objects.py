@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from include.streams.lake.buckets import CONN_ID, RETRY_SECONDS, TIMEOUT_SECONDS
-
 if TYPE_CHECKING:
     from pathlib import Path
+
+CONN_ID = "google_cloud_default"
+# To connect, and between two packets of an answer; and how long a call is repeated while the store is unavailable.
+TIMEOUT_SECONDS: Any = (10.0, 60.0)
+RETRY_SECONDS = 120.0
 
 
 class ObjectChanged(OSError):
