@@ -3,9 +3,9 @@
 The names below are its public API. All other names are internal and may change in any release. A name is imported when
 it is first used, so that a Dag file imports only what it uses.
 
-Declare       Topic, Contract, Registry; Consumer, Shape, LandingConsumer; Package, Project, KeyedAsset, Demo; Repairs,
-              RetentionRule, KindWithRunbook. For topics that somebody else defines: ForeignContract, ForeignPart, At,
-              FromHeader, ContractUnion. Personal marks fields with data of persons
+Declare       Topic, PlainObjects, Contract, Registry; Consumer, Shape, LandingConsumer; Package, Project, KeyedAsset,
+              Demo; Repairs, RetentionRule, KindWithRunbook. For topics that somebody else defines: ForeignContract,
+              ForeignPart, At, FromHeader, ContractUnion. Personal marks fields with data of persons
 An effect     Message, Rejected, outbox; `metadata` for its tables; `begin`, a transaction of the operational database
 Start a Dag   lag_watcher, LandedOffsetsSensor; joined, joined_by_key, joined_or_at; OUTBOX_DUE
 In its tasks  claim_messages and handle_chunk; claim_partition_keys and handle_message; landing_tasks; message_of,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ForeignPart,
         FromHeader,
         NotWanted,
+        PlainObjects,
         Reason,
         Registry,
         Topic,
@@ -76,6 +77,7 @@ __all__ = [
     "NotWanted",
     "Package",
     "Personal",
+    "PlainObjects",
     "Project",
     "Reason",
     "Registry",
@@ -125,6 +127,7 @@ _DEFINED_IN = {
     "NotWanted": "contracts:NotWanted",
     "Package": "packages:Package",
     "Personal": "contracts.personal:Personal",
+    "PlainObjects": "contracts:PlainObjects",
     "Project": "packages:Project",
     "Reason": "contracts:Reason",
     "Registry": "contracts:Registry",

@@ -2,6 +2,7 @@
 
 from include.streams.contracts.foreign import At, ContractUnion, ForeignContract, ForeignPart, FromHeader, NotWanted
 from include.streams.contracts.model import Contract
+from include.streams.contracts.objects import PlainObjects
 from include.streams.contracts.topics import Registry, Topic
 from include.streams.contracts.violations import ContractViolation, Reason
 
@@ -14,6 +15,7 @@ __all__ = [
     "ForeignPart",
     "FromHeader",
     "NotWanted",
+    "PlainObjects",
     "Reason",
     "Registry",
     "Topic",

@@ -22,6 +22,7 @@ from include.streams.contracts.foreign import (
     sources_of,
 )
 from include.streams.contracts.model import Contract
+from include.streams.contracts.objects import PlainObjects
 from include.streams.contracts.violations import (
     ContractViolation,
     Reason,
@@ -63,7 +64,8 @@ class Topic:
         retention: How long the broker keeps a message, by its timestamp; None to keep it forever.
         max_bytes: The largest value that the contract allows, in bytes.
         compacted: The broker may delete a message when a later one has the same key.
-        landed: The sink connector writes this topic to a landing table on object storage.
+        landed: True: the project's sink connector writes this topic to a landing table on object storage. A
+            `PlainObjects`: the sink of another product writes it to objects.
         event_time: The field with the time of the event in UTC; the clean table of a landed topic is partitioned by it.
         description: A text for the JSON Schema.
 
@@ -78,7 +80,7 @@ class Topic:
     retention: timedelta | None
     max_bytes: int = 64 * 1024
     compacted: bool = False
-    landed: bool = False
+    landed: bool | PlainObjects = False
     event_time: str | None = None
     description: str = ""
 
@@ -102,6 +104,7 @@ class Topic:
             self._check_key(contract)
             self._check_event_time(contract)
         self._check_headers()
+        self._check_landed()
         if self.partitions < 1:
             self._refuse("partitions", f"{self.partitions}; at least 1")
         if self.retention is not None and self.retention < timedelta(minutes=1):
@@ -260,6 +263,14 @@ class Topic:
                 self._refuse("contract", f"the sink cannot land a header with a space or a comma in its name: {name!r}")
             if (other := columns.setdefault(header_column(name), name)) != name:
                 self._refuse("contract", f"headers {other!r} and {name!r} would share a column of the landing table")
+
+    def _check_landed(self) -> None:
+        if isinstance(self.landed, PlainObjects) and self.landed.records == "values" and self.compacted:
+            self._refuse(
+                "landed",
+                "the broker deletes messages of a compacted topic, so the number of a line in an object says nothing "
+                "about its offset: let the sink write envelopes",
+            )
 
     def _check_version(self, contract: type[Contract]) -> None:
         field = contract.model_fields.get("version")

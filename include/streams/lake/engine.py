@@ -38,7 +38,7 @@ class _Fetched:
 
     def __init__(self, store: Any, folder: Path) -> None:
         self._store = store
-        self._folder = folder
+        self.folder = folder
         self._local: dict[str, str] = {}
 
     def paths(self, addresses: Sequence[str]) -> list[str]:
@@ -47,7 +47,7 @@ class _Fetched:
             first = len(self._local)
             # The local name contains the file's own name, so that DuckDB's errors show it.
             names = (Path(urlsplit(address).path).name for address in missing)
-            local = [str(self._folder / f"{number}-{name}") for number, name in enumerate(names, first)]
+            local = [str(self.folder / f"{number}-{name}") for number, name in enumerate(names, first)]
             self._store.get(missing, local, batch_size=FETCHES_AT_ONCE)
             self._local.update(zip(missing, local, strict=True))
         return [self._local[address] for address in addresses]
@@ -112,6 +112,11 @@ def local_copies(connection: DuckDBPyConnection, addresses: Sequence[str]) -> li
         Exception: What the store raises, for example FileNotFoundError.
     """
     return _FETCHED[connection].paths(addresses)
+
+
+def folder_of(connection: DuckDBPyConnection) -> Path:
+    """The folder for local files of a connection of `connect`, removed with the connection."""
+    return _FETCHED[connection].folder
 
 
 def scan(

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _expected() -> tuple[type[Exception], ...]:
     from confluent_kafka import KafkaException
-    from pyiceberg.exceptions import RESTError
+    from pyiceberg.exceptions import NoSuchTableError, RESTError
     from sqlalchemy.exc import DBAPIError
 
     from include.streams.kafka.reading import ReadingStalled
@@ -29,7 +29,7 @@ def _expected() -> tuple[type[Exception], ...]:
 
     return (
         ConnectRefused, ConnectUnreachable, DBAPIError, ImportError, KafkaException, LandingTableMismatch, LookupError,
-        OSError, ReadingStalled, RESTError, SettingsRefused, TypeError, UnsafeConnector, ValueError,
+        NoSuchTableError, OSError, ReadingStalled, RESTError, SettingsRefused, TypeError, UnsafeConnector, ValueError,
     )  # fmt: skip
 
 
@@ -83,8 +83,60 @@ def _parser() -> argparse.ArgumentParser:
         _gaps,
         "show the offsets that should have landed and are missing; exits with 1 if there are any",
     )
+    _add_verify(commands)
     add("repair", _repair, "read the offsets that have not landed from Kafka and append them now, each once")
     return parser
+
+
+def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = (
+        "compare any landing with Kafka and list holes and doubles: an Iceberg table that any product writes, or plain "
+        "objects; it changes nothing, and exits with 1 if there are any"
+    )
+    verify = commands.add_parser("verify", help=text, description=text)
+    verify.set_defaults(action=_verify)
+    verify.add_argument("landing", help="the table's identifier (namespace.name), or the prefix (gs://bucket/folder)")
+    verify.add_argument("topic", help="the topic's name; it need not be in the registry")
+    verify.add_argument("--json", action="store_true", help="print one JSON object; JSON=1 in the environment does too")
+    table = verify.add_argument_group("a table")
+    table.add_argument("--partition-column", default="partition", help="default: %(default)s")
+    table.add_argument("--offset-column", default="offset", help="default: %(default)s")
+    table.add_argument("--topic-column", help="the column with the topic, if the table holds several topics")
+    objects = verify.add_argument_group("a prefix")
+    objects.add_argument("--layout", default="confluent", help="as in PlainObjects (default: %(default)s)")
+    objects.add_argument("--records", default="envelope", choices=["envelope", "values"], help="default: %(default)s")
+    objects.add_argument("--offset-field", default="offset", help="default: %(default)s")
+    objects.add_argument("--value-field", default="value", help="default: %(default)s")
+
+
+def _verify(options: argparse.Namespace, registry: Registry) -> list[str]:
+    import dataclasses
+    import json
+    import os
+
+    from include.streams.contracts import PlainObjects
+    from include.streams.lake.catalog import load_catalog
+    from include.streams.landing import comparison
+
+    damaged: list[str] = []
+    if "://" in options.landing:
+        names = ("layout", "records", "offset_field", "value_field")
+        source = PlainObjects(prefix=options.landing, **{name: getattr(options, name) for name in names})
+        landed, damaged = comparison.of_objects(source, options.topic)
+    else:
+        table = load_catalog().load_table(options.landing)
+        columns = (options.partition_column, options.offset_column, options.topic_column)
+        landed = comparison.of_table(table, options.topic, *columns)
+    compared = comparison.compare(options.topic, landed, options.kafka_conn_id)
+    is_right = not damaged and all(each.is_right for each in compared)
+    if options.json or os.environ.get("JSON"):
+        facts = {"is_right": is_right, "damaged": damaged, "partitions": list(map(dataclasses.asdict, compared))}
+        lines = [json.dumps(facts)]
+    else:
+        lines = [f"damaged: {text}" for text in damaged] + list(comparison.texts(compared))
+    if not is_right:
+        raise UnhealthyError(lines)
+    return lines
 
 
 def _apply(options: argparse.Namespace, registry: Registry) -> list[str]:
@@ -98,11 +150,11 @@ def _apply(options: argparse.Namespace, registry: Registry) -> list[str]:
 
 def _status(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.streams.landing.connect import Connect
-    from include.streams.landing.connectors import landed_topics, left_over
+    from include.streams.landing.connectors import connected_topics, left_over
     from include.streams.landing.repairs import status_line, topic_of
 
     connect = Connect(options.conn_id)
-    topics = landed_topics(registry) if options.connector is None else [topic_of(options.connector, registry)]
+    topics = connected_topics(registry) if options.connector is None else [topic_of(options.connector, registry)]
     found = [status_line(topic, connect, options.kafka_conn_id) for topic in topics]
     lines = [line for line, _ in found] or ["no topic of the registry has landed=True"]
     if options.connector is None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.landing import gaps, intervals
 from include.streams.landing.gaps import RUNBOOK, Gap
-from include.streams.landing.index import LandingIndex, bounds_of
+from include.streams.landing.index import bounds_of
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.repair import repair
+from include.streams.landing.sources import landed_index
 from include.streams.landing.stored import BrokenFiles, DataFileRange
 from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, topic_id
 from include.streams.operations.alarm_kinds import AlarmKind
@@ -136,7 +137,7 @@ def _repair(topic: LandedTopic, taken: Mapping[int, Ranges], conn_id: str) -> No
     spans = [(number, *span) for number, ranges in sorted(taken.items()) for span in ranges]
     due = [Gap(OffsetRange(topic.name, landing_id, *span), timedelta()) for span in spans]
     repair(topic, due, conn_id=conn_id)
-    landed = LandingIndex(load_landing_table(topic))
+    landed = landed_index(topic, load_landing_table(topic))
     covered = {span: landed.covered(*span) for span in spans}
     with begin() as connection:
         for (number, start, end), landed_offsets in covered.items():

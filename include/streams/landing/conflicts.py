@@ -21,8 +21,8 @@ from include.streams.kafka.producer import AcknowledgedProducer
 from include.streams.landing import dead_letters
 from include.streams.landing.broken_files import read_with_repair
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.index import stored_files
-from include.streams.landing.tables import OFFSET_COLUMNS, headers_of, load_landing_table
+from include.streams.landing.sources import as_planned, landed_index, local_files, stored_files
+from include.streams.landing.tables import OFFSET_COLUMNS, columns_of, headers_of, load_landing_table
 from include.streams.validators.rows import RECORD_TIME
 
 if TYPE_CHECKING:
@@ -128,12 +128,12 @@ def _landed_texts(
         names = headers_of(table)
         try:
             rows = offsets.rows_in_ranges(
-                connection, _rows_of_files_with(connection, table, wanted), wanted, OFFSET_COLUMNS
+                connection, _rows_of_files_with(connection, consumer, table, wanted), wanted, OFFSET_COLUMNS
             )
             columns = ", ".join([f'"partition", "offset", {RECORD_TIME}, value', *map(header_column, names)])
             records = rows.project(columns).distinct().fetchall()
         except (OSError, duckdb.Error):
-            stored_files(table, ((partition, offset, offset + 1) for partition, offset in places))
+            stored_files(consumer.topic, table, ((partition, offset, offset + 1) for partition, offset in places))
             raise
         texts: dict[Coordinates, Text] = {}
         for partition, offset, timestamp, value, *landed in records:
@@ -162,12 +162,13 @@ def _as_ranges(places: Iterable[Coordinates]) -> list[LogRange]:
     return [{"partition": partition, "start": offset, "end": offset + 1} for partition, offset in sorted(places)]
 
 
-def _rows_of_files_with(connection: DuckDBPyConnection, table: Table, wanted: Sequence[LogRange]) -> DuckDBPyRelation:
+def _rows_of_files_with(
+    connection: DuckDBPyConnection, consumer: LandingConsumer, table: Table, wanted: Sequence[LogRange]
+) -> DuckDBPyRelation:
     """The rows of all files that may hold these offsets."""
     from include.streams.lake import engine
-    from include.streams.landing.index import LandingIndex
 
-    landed = LandingIndex(table)
+    landed = landed_index(consumer.topic, table)
     files = (file for part in wanted for file in landed.files(part["partition"], part["start"], part["end"]))
-    paths = engine.local_copies(connection, list(dict.fromkeys(file.path for file in files)))
+    paths = local_files(connection, consumer.topic, columns_of(table), as_planned(files))
     return engine.read_files(connection, table.schema(), paths)

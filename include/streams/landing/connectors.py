@@ -24,6 +24,7 @@ from include.streams.lake.catalog import CATALOG_NAME
 from include.streams.lake.catalog import CONN_ID as CATALOG_CONN_ID
 from include.streams.lake.stores import of_catalog
 from include.streams.landing.connect import CONN_ID, Connect
+from include.streams.landing.objects import objects_of
 from include.streams.landing.tables import connector_name, create_landing_table, raw_table, sink_group
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ def coordinator_group(topic: Topic) -> str:
 def landed_topics(topics: Iterable[Topic]) -> list[Topic]:
     """Those of the topics that are landed."""
     return [topic for topic in topics if topic.landed]
+
+
+def connected_topics(topics: Iterable[Topic]) -> list[Topic]:
+    """Those of the topics that are landed by a connector of this project."""
+    return [topic for topic in landed_topics(topics) if objects_of(topic) is None]
 
 
 def connector_config(topic: Topic, folder: Path = FOLDER) -> dict[str, str]:
@@ -157,11 +163,15 @@ def apply(
         UnsafeConnector: A connector runs although its coordinator has committed no offset.
         Exception: As each step raises.
     """
-    wanted = landed_topics(topics)
+    topics = list(topics)
+    changes = [
+        change for topic in landed_topics(topics) if objects_of(topic) for change in _create(topic, kafka_conn_id)
+    ]
+    wanted = connected_topics(topics)
     if not wanted:
-        return []
+        return changes
     connect = Connect(conn_id)
-    changes = [change for topic in wanted for change in _apply(topic, connect, kafka_conn_id, folder)]
+    changes += [change for topic in wanted for change in _apply(topic, connect, kafka_conn_id, folder)]
     for text in left_over(wanted, connect).values():
         log.warning("%s", text)
     return changes
@@ -177,7 +187,7 @@ def left_over(topics: Iterable[Topic], connect: Connect) -> dict[str, str]:
         topics: The topics of the registry.
         connect: Kafka Connect.
     """
-    wanted = {connector_name(topic) for topic in landed_topics(topics)}
+    wanted = {connector_name(topic) for topic in connected_topics(topics)}
     return {
         name: f"connector {name} still exists, but lands no topic of the registry; if none is missing there, remove "
         f"it: the Dag operate_connector, or `python -m include.streams.landing remove {name}`"
@@ -186,10 +196,16 @@ def left_over(topics: Iterable[Topic], connect: Connect) -> dict[str, str]:
     }
 
 
-def _apply(topic: Topic, connect: Connect, kafka_conn_id: str, folder: Path) -> list[str]:
-    name, config = connector_name(topic), connector_config(topic, folder)
+def _create(topic: Topic, kafka_conn_id: str) -> list[str]:
+    """Create the landing table, if it does not exist."""
     changes = [] if _table_exists(topic) else [f"landing table {raw_table(topic)}: created"]
     create_landing_table(topic, kafka_conn_id)
+    return changes
+
+
+def _apply(topic: Topic, connect: Connect, kafka_conn_id: str, folder: Path) -> list[str]:
+    name, config = connector_name(topic), connector_config(topic, folder)
+    changes = _create(topic, kafka_conn_id)
     changes += _create_control_topic(topic, kafka_conn_id)
     changes += preset_coordinator(topic, kafka_conn_id)
     before = connect.config(name)

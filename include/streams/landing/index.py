@@ -8,8 +8,9 @@ Manifests are opened only if their bounds (`manifests.py`) overlap the requested
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -45,7 +46,72 @@ class UnreadableTable(Exception):
     """The landed offsets cannot be determined, because of row-level deletes or files without bounds."""
 
 
-class LandingIndex:
+class OffsetIndex(ABC):
+    """What has landed: the offsets of each partition, and the files that hold them."""
+
+    @property
+    @abstractmethod
+    def partitions(self) -> list[int]:
+        """The partitions of which something has landed."""
+
+    @abstractmethod
+    def end(self, partition: int) -> int:
+        """One more than the highest landed offset of the partition; 0 when nothing has landed."""
+
+    @abstractmethod
+    def files(self, partition: int, start: int, end: int | None = None) -> list[DataFileRange]:
+        """The files whose bounds overlap [start, end), sorted by first offset.
+
+        Args:
+            partition: The Kafka partition.
+            start: The first offset.
+            end: The end, exclusive; None for no upper limit.
+        """
+
+    @abstractmethod
+    def offsets(self, file: DataFileRange) -> Ranges:
+        """The offsets that the file holds; raises BrokenFiles if the store has lost or truncated it."""
+
+    @abstractmethod
+    def read_ahead(self, files: Iterable[DataFileRange]) -> None:
+        """Read what `offsets` will need, several files at a time.
+
+        Raises:
+            BrokenFiles: The store has lost or truncated some of the files; the error names all of them.
+        """
+
+    def prove(self, committed: Mapping[int, int]) -> None:  # noqa: B027
+        """Use the sink's committed offsets as the ends of what has landed; a table needs no such proof.
+
+        Args:
+            committed: {partition: the sink's committed offset}.
+        """
+
+    def files_with_offsets(self, partition: int, start: int, end: int | None = None) -> list[FileOffsets]:
+        """Like `files`, with the offsets that each file holds. Raises BrokenFiles as `read_ahead` does."""
+        files = self.files(partition, start, end)
+        self.read_ahead(files)
+        return [FileOffsets(file, self.offsets(file)) for file in files]
+
+    def covered(self, partition: int, start: int, end: int | None = None) -> Ranges:
+        """The landed offsets of the partition in [start, end).
+
+        Args:
+            partition: The Kafka partition.
+            start: The first offset.
+            end: The end, exclusive; None for no upper limit.
+
+        Returns:
+            The offsets as `intervals.union` returns them.
+        """
+        landed = intervals.union(
+            piece for held in self.files_with_offsets(partition, start, end) for piece in held.offsets
+        )
+        last = landed[-1][1] if landed else start
+        return intervals.intersect(landed, [(start, last if end is None else end)])
+
+
+class LandingIndex(OffsetIndex):
     """The data files and offsets of one snapshot of a landing table.
 
     Args:
@@ -73,17 +139,9 @@ class LandingIndex:
         return sorted({partition for source in self._sources for partition in source.bounds})
 
     def end(self, partition: int) -> int:
-        """One more than the highest landed offset of the partition; 0 when nothing has landed."""
         return max((source.bounds[partition][1] for source in self._sources if partition in source.bounds), default=0)
 
     def files(self, partition: int, start: int, end: int | None = None) -> list[DataFileRange]:
-        """The files whose bounds overlap [start, end), sorted by first offset.
-
-        Args:
-            partition: The Kafka partition.
-            start: The first offset.
-            end: The end, exclusive; None for no upper limit.
-        """
         wanted = [source for source in self._sources if source.reaches(partition, start, end)]
         unread = [source for source in wanted if not source.is_read]
         if len(unread) > 1:
@@ -95,22 +153,13 @@ class LandingIndex:
             for file in source.files()
             if file.partition == partition and file.end > start and (end is None or file.start < end)
         ]
-        return sorted(found, key=lambda file: (file.start, -file.end, file.path))
+        return in_order(found)
 
     def offsets(self, file: DataFileRange) -> Ranges:
-        """The offsets that the file holds; reads its offset column if the bounds are not enough.
-
-        Raises:
-            BrokenFiles: The store has lost or truncated the file.
-        """
+        # Reads the offset column if the bounds are not enough.
         return [(file.start, file.end)] if file.is_dense else offset_column(self._io, file)
 
     def read_ahead(self, files: Iterable[DataFileRange]) -> None:
-        """Read the offset columns that `offsets` will need, several files at a time.
-
-        Raises:
-            BrokenFiles: The store has lost or truncated some of the files; the error names all of them.
-        """
         sparse = [file for file in files if not file.is_dense and file.path not in _columns]
         if len(sparse) > 1:
             try:
@@ -120,28 +169,10 @@ class LandingIndex:
                 # All broken files are found at once. Hundreds may be gone, and each separate finding would be a commit.
                 raise BrokenFiles(error.files | find_broken(self._io, sparse)) from error
 
-    def files_with_offsets(self, partition: int, start: int, end: int | None = None) -> list[FileOffsets]:
-        """Like `files`, with the offsets that each file holds. Raises BrokenFiles as `read_ahead` does."""
-        files = self.files(partition, start, end)
-        self.read_ahead(files)
-        return [FileOffsets(file, self.offsets(file)) for file in files]
 
-    def covered(self, partition: int, start: int, end: int | None = None) -> Ranges:
-        """The landed offsets of the partition in [start, end).
-
-        Args:
-            partition: The Kafka partition.
-            start: The first offset.
-            end: The end, exclusive; None for no upper limit.
-
-        Returns:
-            The offsets as `intervals.union` returns them.
-        """
-        landed = intervals.union(
-            piece for held in self.files_with_offsets(partition, start, end) for piece in held.offsets
-        )
-        last = landed[-1][1] if landed else start
-        return intervals.intersect(landed, [(start, last if end is None else end)])
+def in_order(files: Iterable[DataFileRange]) -> list[DataFileRange]:
+    """Files sorted by first offset; of those that begin together, the longest first."""
+    return sorted(files, key=lambda file: (file.start, -file.end, file.path))
 
 
 def contiguous_end(start: int, covered: Ranges) -> int:
@@ -195,23 +226,6 @@ def _cache(cache: OrderedDict, key: str, value: Any, size: int) -> None:
     cache[key] = value
     while len(cache) > size:
         cache.popitem(last=False)
-
-
-def stored_files(table: "Table", ranges: Iterable[tuple[int, int, int]]) -> list[DataFileRange]:
-    """The files that hold offsets of these ranges, after a check that the store still holds them unchanged.
-
-    Args:
-        table: The landing table.
-        ranges: (partition, start, end) of each range.
-
-    Raises:
-        BrokenFiles: The store has lost or truncated some of the files.
-        Exception: The store is unavailable.
-    """
-    landed = LandingIndex(table)
-    files = list(dict.fromkeys(file for span in ranges for file in landed.files(*span)))
-    require_stored(table.io, files)
-    return files
 
 
 def bounds_of(files: Iterable[DataFileRange]) -> Bounds:

@@ -13,8 +13,9 @@ from include.streams.kafka.offsets import is_same_topic
 from include.streams.landing import gaps, intervals
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.gaps import RUNBOOK, State
-from include.streams.landing.index import LandingIndex
+from include.streams.landing.index import OffsetIndex
 from include.streams.landing.intervals import Ranges
+from include.streams.landing.sources import landed_index
 from include.streams.landing.tables import LandedTopic, load_landing_table, raw_table, topic_id
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_to_alarm
@@ -43,7 +44,7 @@ def report_late(topic: LandedTopic, lanes: Iterable[LandingConsumer]) -> int:
         How many offsets had landed.
     """
     table = load_landing_table(topic)
-    landing_id, landed = topic_id(table), LandingIndex(table)
+    landing_id, landed = topic_id(table), landed_index(topic, table)
     lost: dict[int, list[tuple[int, int]]] = {}
     for gap in gaps.history(landing_id, [State.lost]):
         lost.setdefault(gap.partition, []).append((gap.start_offset, gap.end_offset))
@@ -65,7 +66,7 @@ def report_late(topic: LandedTopic, lanes: Iterable[LandingConsumer]) -> int:
     return total
 
 
-def _late(landed: LandingIndex, partition: int, lost: Ranges) -> Ranges:
+def _late(landed: OffsetIndex, partition: int, lost: Ranges) -> Ranges:
     """The offsets recorded as lost that are in files."""
     files = landed.files(partition, lost[0][0], lost[-1][1])
     files = [file for file in files if intervals.between(lost, file.start, file.end)]

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, select
 
 from include.streams.kafka.claims import lock_consumer, write_positions
 from include.streams.kafka.offsets import GroupOffsets, Partition, PartitionOffsets
-from include.streams.landing.index import LandingIndex
+from include.streams.landing.index import OffsetIndex
 from include.streams.landing.tables import LandedTopic, raw_table
 from include.streams.operations.database import begin
 from include.streams.operations.tables import positions
@@ -48,7 +48,7 @@ class LogEnds(NamedTuple):
 def compare(
     topic: LandedTopic,
     table: "Table",
-    landed: LandingIndex,
+    landed: OffsetIndex,
     kafka: Mapping[Partition, PartitionOffsets],
     group: GroupOffsets,
 ) -> LogEnds:

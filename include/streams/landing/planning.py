@@ -19,7 +19,6 @@ from include.streams.landing import gaps, intervals, staging
 from include.streams.landing.broken_files import close_if_whole, read_with_repair
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.gaps import RUNBOOK, Gap, State
-from include.streams.landing.index import LandingIndex
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.positions import (
     has_claim,
@@ -30,6 +29,7 @@ from include.streams.landing.positions import (
 )
 from include.streams.landing.repair import repair
 from include.streams.landing.snapshot import LandingSnapshot
+from include.streams.landing.sources import landed_index
 from include.streams.landing.tables import load_landing_table, raw_table, topic_id
 from include.streams.landing.units import FileSlice, NotLanded, batches, offset_ranges, work_unit
 from include.streams.landing.xcom import WorkUnit
@@ -128,7 +128,7 @@ def without_record(
     landed = None
     for part in ranges:
         if in_range := intervals.intersect(settled.get(part.partition, []), [(part.start, part.end)]):
-            landed = landed or LandingIndex(table)
+            landed = landed or landed_index(consumer.topic, table)
             by_partition[part.partition] = intervals.subtract(
                 in_range, landed.covered(part.partition, part.start, part.end)
             )

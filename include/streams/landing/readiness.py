@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
+
+    from include.streams.contracts.objects import PlainObjects
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +37,10 @@ class Readiness(StrEnum):
 
 @dataclass(frozen=True)
 class Named:
-    """A topic as a trigger knows it: only by name."""
+    """A topic as a trigger knows it: its name and how it lands."""
 
     name: str
+    landed: "bool | PlainObjects" = True
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,16 @@ class Lane:
     conn_id: str
     landing_grace_seconds: float
     max_claim_age_seconds: float
+    # A `PlainObjects` as JSON; None if the topic lands only in its table.
+    objects: dict[str, Any] | None = None
 
     @property
     def topic(self) -> Named:
-        return Named(self.topic_name)
+        if self.objects is None:
+            return Named(self.topic_name)
+        from include.streams.contracts.objects import PlainObjects
+
+        return Named(self.topic_name, PlainObjects.of_json(self.objects))
 
     @property
     def landing_grace(self) -> timedelta:
@@ -122,13 +131,13 @@ def _check_table(lane: Lane, table: "Table", *, verify_too: bool) -> Readiness:
 
 def _with_work(lane: Lane, table: "Table", logs: "_Logs", *, verify_too: bool) -> Readiness:
     from include.streams.landing import gaps
-    from include.streams.landing.index import LandingIndex
     from include.streams.landing.positions import next_offsets
+    from include.streams.landing.sources import landed_index
     from include.streams.landing.tables import start_offsets, topic_id
     from include.streams.landing.verification import open_gap_alarm, verify
     from include.streams.operations.database import begin
 
-    landed = LandingIndex(table)
+    landed = landed_index(lane.topic, table)
     with begin() as connection:
         begins = dict.fromkeys(landed.partitions, 0) | start_offsets(table)
         starts = begins | next_offsets(connection, lane, topic_id(table))
@@ -196,8 +205,8 @@ class _Logs:
         from include.streams.kafka.offsets import GroupOffsets, Partition
         from include.streams.kafka.reading import CONSUMER_SETTINGS
         from include.streams.landing import log_ends
-        from include.streams.landing.index import LandingIndex
         from include.streams.landing.positions import check_same_topic
+        from include.streams.landing.sources import landed_index
         from include.streams.landing.tables import topic_id
         from include.streams.operations.database import begin
         from include.streams.operations.tables import positions
@@ -206,7 +215,8 @@ class _Logs:
         with GroupOffsets(lane.name, lane.conn_id, **CONSUMER_SETTINGS) as group:
             kafka = group.fetch_offsets_sync([lane.topic_name], needs_committed=False)
             check_same_topic(lane.topic, topic_id(self._table), kafka)
-            landed = log_ends.compare(lane.topic, self._table, LandingIndex(self._table), kafka, group)
+            index = landed_index(lane.topic, self._table)
+            landed = log_ends.compare(lane.topic, self._table, index, kafka, group)
             own_positions = select(positions).where(
                 positions.c.consumer == lane.name, positions.c.topic == lane.topic_name
             )

@@ -9,7 +9,7 @@ from sqlalchemy import delete
 
 from include.streams.contracts import Topic
 from include.streams.landing.connect import Connect
-from include.streams.landing.connectors import landed_topics, left_over
+from include.streams.landing.connectors import connected_topics, left_over
 from include.streams.landing.tables import connector_name
 from include.streams.landing.watchdog import connector_watch
 from include.streams.operations.alarms import close_alarm, open_alarms
@@ -34,7 +34,7 @@ def remove(name: str, topics: Iterable[Topic], connect: Connect) -> list[str]:
         ValueError: A landed topic needs the connector.
         LookupError: There is nothing to remove.
     """
-    topics = landed_topics(topics)
+    topics = connected_topics(topics)
     if name in map(connector_name, topics):
         raise ValueError(
             f"connector {name} lands a topic of the registry, so `apply` would create it again: first remove "

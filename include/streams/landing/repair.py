@@ -23,9 +23,9 @@ from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
 from include.streams.landing import gaps, intervals
 from include.streams.landing.gaps import RUNBOOK, Gap, State
-from include.streams.landing.index import LandingIndex
 from include.streams.landing.intervals import Ranges
 from include.streams.landing.positions import check_same_topic
+from include.streams.landing.sources import landed_index
 from include.streams.landing.tables import (
     LandedTopic,
     headers_of,
@@ -169,7 +169,7 @@ class _Repair:
             log.warning("table %s was created again: its old gaps are gone", raw_table(self.topic))
             return []
         start, end = wanted[0][0], wanted[-1][1]
-        landed = LandingIndex(table).covered(self.partition, start, end)
+        landed = landed_index(self.topic, table).covered(self.partition, start, end)
         with begin() as connection:
             settled = gaps.settled(connection, self.of_topic, {self.partition: start}, {self.partition: end})
         return intervals.subtract(wanted, intervals.union([*landed, *settled.get(self.partition, [])]))

@@ -38,6 +38,7 @@ class LandedOffsetsSensor(BaseSensorOperator):
         from include.streams.landing.triggers import LandedOffsetsTrigger
 
         until = time.time() + 60 * self.idle_minutes
+        landed = self.consumer.topic.landed
         lane = Lane(
             name=self.consumer.name,
             topic_name=self.consumer.topic.name,
@@ -45,6 +46,7 @@ class LandedOffsetsSensor(BaseSensorOperator):
             conn_id=self.consumer.conn_id,
             landing_grace_seconds=self.consumer.landing_grace.total_seconds(),
             max_claim_age_seconds=self.consumer.max_claim_age.total_seconds(),
+            objects=None if isinstance(landed, bool) else landed.as_json(),
         )
         try:
             # Without the check for gaps, which queries Kafka: the trigger makes it while the run waits.

@@ -20,17 +20,26 @@ from include.streams.kafka.reading import CONSUMER_SETTINGS
 from include.streams.landing import gaps, intervals, log_ends, units
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.gaps import Gap
-from include.streams.landing.index import LandingIndex, contiguous_end
+from include.streams.landing.index import contiguous_end
 from include.streams.landing.intervals import Ranges
+from include.streams.landing.objects import objects_of
 from include.streams.landing.positions import check_same_topic, next_offsets
+from include.streams.landing.sources import ends_before, landed_index
 from include.streams.landing.stored import FileOffsets
-from include.streams.landing.tables import LandedTopic, load_landing_table, sink_group, start_offsets, topic_id
+from include.streams.landing.tables import (
+    LandedTopic,
+    columns_of,
+    load_landing_table,
+    sink_group,
+    start_offsets,
+    topic_id,
+)
 from include.streams.landing.units import FileSlice
 from include.streams.landing.xcom import TableColumn
 from include.streams.operations.database import begin
 
 if TYPE_CHECKING:
-    from pyiceberg.table import Table
+    pass
 
 # The grace period for missing offsets before landed offsets: because the sink lands a partition in order, they are a
 # gap as soon as the later offsets have been in the table for this long. The period allows for two commits instead of
@@ -129,7 +138,8 @@ class LandingSnapshot:
             table = load_landing_table(topic)
             landing_id = topic_id(table)
             check_same_topic(topic, landing_id, kafka)
-            landed, begins = LandingIndex(table), start_offsets(table)
+            landed, begins = landed_index(topic, table, at_once=True), start_offsets(table)
+            landed.prove({p.number: found.committed for p, found in kafka.items() if found.committed is not None})
             if any(offsets.end < landed.end(partition.number) for partition, offsets in kafka.items()):
                 kafka = _fetch_again(topic, group, kafka)
             logs = log_ends.compare(topic, table, landed, kafka, group)
@@ -154,7 +164,7 @@ class LandingSnapshot:
             topic=topic.name,
             topic_id=landing_id,
             location=table.location(),
-            columns=_columns(table),
+            columns=columns_of(table),
             begins=begins,
             checked={number: (start, to_offsets[number]) for number, start in from_offsets.items()},
             ends=ends,
@@ -171,13 +181,12 @@ class LandingSnapshot:
             long_landed=long_landed,
             max_offsets=max_offsets,
         )
-        if (
-            any(snapshot.gaps().values())
-            and (before := LandingIndex.before(table, datetime.now(UTC) - INNER_GRACE)) is not None
-        ):
+        if any(snapshot.gaps().values()):
+            source = objects_of(topic)
+            grace = INNER_GRACE if source is None else source.order_grace
             # Updated in place, because a copy would compute the offsets again, which takes long for a topic with
             # transactions.
-            long_landed.update((number, before.end(number)) for number in numbers)
+            long_landed.update(ends_before(topic, table, datetime.now(UTC) - grace, numbers))
         return snapshot
 
     @classmethod
@@ -193,7 +202,7 @@ class LandingSnapshot:
             Exception: The catalog, the store or the database is unavailable.
         """
         table = load_landing_table(topic)
-        landed = LandingIndex(table)
+        landed = landed_index(topic, table)
         checked: dict[int, tuple[int, int]] = {}
         for part in ranges:
             start, end = checked.get(part.partition, (part.start, part.end))
@@ -205,7 +214,7 @@ class LandingSnapshot:
             topic=topic.name,
             topic_id=topic_id(table),
             location=table.location(),
-            columns=_columns(table),
+            columns=columns_of(table),
             begins=start_offsets(table),
             checked=checked,
             ends=_starts_and_ends(checked)[1],
@@ -322,10 +331,6 @@ def _fetch_again(
 
 def _starts_and_ends(checked: Mapping[int, tuple[int, int]]) -> tuple[dict[int, int], dict[int, int]]:
     return {n: start for n, (start, _) in checked.items()}, {n: end for n, (_, end) in checked.items()}
-
-
-def _columns(table: "Table") -> list[TableColumn]:
-    return [{"id": f.field_id, "name": f.name, "type": str(f.field_type)} for f in table.schema().fields]
 
 
 def _cut(gap: Gap, end: int) -> Gap | None:

@@ -16,7 +16,10 @@ READ_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class DataFileRange:
-    """A data file: offsets [start, end) of one Kafka partition by its bounds; `records` rows, `size_bytes` long."""
+    """A data file: offsets [start, end) of one Kafka partition by its bounds; `records` rows, `size_bytes` long.
+
+    `version` is the version of a plain object; empty for a data file of a table, which never changes.
+    """
 
     path: str
     partition: int
@@ -24,6 +27,7 @@ class DataFileRange:
     end: int
     records: int
     size_bytes: int
+    version: str = ""
 
     @property
     def is_dense(self) -> bool:

@@ -8,12 +8,14 @@ the manifests alone.
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from include.streams.contracts.objects import PlainObjects
 from include.streams.contracts.topics import HEADERS_LANDED, Topic, header_column, landed_name
 from include.streams.kafka.connection import CONN_ID
 from include.streams.lake.offsets import OffsetColumns
+from include.streams.landing.xcom import TableColumn
 
 if TYPE_CHECKING:
     from pyiceberg.partitioning import PartitionSpec
@@ -81,7 +83,10 @@ def connector_name(topic: LandedTopic) -> str:
 
 
 def sink_group(topic: LandedTopic) -> str:
-    """The consumer group of the sink: Connect names it after the connector."""
+    """The consumer group of the sink: Connect names it after the connector, unless the topic names another group."""
+    landed = getattr(topic, "landed", None)
+    if isinstance(landed, PlainObjects) and landed.group is not None:
+        return landed.group
     return f"connect-{connector_name(topic)}"
 
 
@@ -151,10 +156,14 @@ def create_landing_table(topic: Topic, conn_id: str = CONN_ID) -> "Table":
         raise LookupError(
             f"topic {topic.name} does not exist, or has partitions without a leader: create the topics first"
         )
-    starts = {str(partition.number): offsets.low for partition, offsets in sorted(partitions.items())}
+    identity = _unused(next(iter(partitions.values())).topic_id)
+    lows = {partition.number: offsets.low for partition, offsets in sorted(partitions.items())}
+    if isinstance(topic.landed, PlainObjects):
+        lows = _with_objects(topic, topic.landed, identity, lows)
+    starts = {str(number): low for number, low in lows.items()}
     properties = {
         **PROPERTIES,
-        TOPIC_ID: _unused(next(iter(partitions.values())).topic_id),
+        TOPIC_ID: identity,
         START_OFFSETS: json.dumps(starts),
         **_header_properties(topic.headers),
     }
@@ -169,6 +178,19 @@ def create_landing_table(topic: Topic, conn_id: str = CONN_ID) -> "Table":
     except TableAlreadyExistsError:
         table = catalog.load_table(identifier)
     return _with_headers(checked(table), topic)
+
+
+def _with_objects(topic: Topic, source: PlainObjects, identity: str, lows: Mapping[int, int]) -> dict[int, int]:
+    """{partition: where its landing begins}: at its first object, even if Kafka no longer has these records."""
+    from include.streams.landing.object_rows import first_offsets, of_other_logs
+
+    if other := of_other_logs(source, topic.name, identity):
+        raise LandingTableMismatch(
+            f"{source.prefix} holds objects of an earlier log of topic {topic.name}, for example {other}. Their "
+            "offsets belong to other records: let the sink write to another prefix, and declare it"
+        )
+    first = first_offsets(topic.name, source)
+    return {number: min(low, first.get(number, low)) for number, low in lows.items()}
 
 
 def _header_properties(headers: Sequence[str]) -> dict[str, str]:
@@ -242,6 +264,11 @@ def checked(table: "Table") -> "Table":
     if TOPIC_ID not in table.properties or START_OFFSETS not in table.properties:
         raise LandingTableMismatch(f"table {name} does not say from which offsets it is complete: {remedy}")
     return table
+
+
+def columns_of(table: "Table") -> list[TableColumn]:
+    """The columns of a landing table, as a unit of work names them."""
+    return [{"id": f.field_id, "name": f.name, "type": str(f.field_type)} for f in table.schema().fields]
 
 
 def topic_id(table: "Table") -> str:

@@ -5,16 +5,16 @@ overlapping files do not change which records a run reads.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from include.streams.kafka.offsets import OffsetRange
 from include.streams.lake.offsets import LogRange
 from include.streams.landing import intervals
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.intervals import Ranges
-from include.streams.landing.stored import FileOffsets
+from include.streams.landing.stored import DataFileRange, FileOffsets
 from include.streams.landing.tables import LandedTopic
-from include.streams.landing.xcom import TableColumn, WorkUnit
+from include.streams.landing.xcom import PlannedFile, TableColumn, WorkUnit
 
 
 class NotLanded(Exception):
@@ -29,6 +29,7 @@ class FileSlice:
     partition: int
     start: int
     end: int
+    version: str = ""
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -56,20 +57,20 @@ def slices(files: Iterable[FileOffsets], wanted: OffsetRange, settled: Ranges) -
     pieces: list[FileSlice] = []
     # Offsets without a record are added to the next piece, or to the last one.
     start = wanted.start
-    for _, end, path in taken:
-        if pieces and pieces[-1].path == path:
-            pieces[-1] = FileSlice(path, wanted.partition, pieces[-1].start, end)
+    for _, end, file in taken:
+        if pieces and pieces[-1].path == file.path:
+            pieces[-1] = replace(pieces[-1], end=end)
         else:
-            pieces.append(FileSlice(path, wanted.partition, start, end))
+            pieces.append(FileSlice(file.path, wanted.partition, start, end, file.version))
         start = end
     if pieces:
-        pieces[-1] = FileSlice(pieces[-1].path, wanted.partition, pieces[-1].start, wanted.end)
+        pieces[-1] = replace(pieces[-1], end=wanted.end)
     return pieces
 
 
-def _assigned(files: Iterable[FileOffsets], wanted: OffsetRange) -> tuple[list[tuple[int, int, str]], Ranges]:
-    """(start, end, path): which file each offset is read from, in order; and the offsets that no file holds."""
-    taken: list[tuple[int, int, str]] = []
+def _assigned(files: Iterable[FileOffsets], wanted: OffsetRange) -> tuple[list[tuple[int, int, DataFileRange]], Ranges]:
+    """(start, end, file): which file each offset is read from, in order; and the offsets that no file holds."""
+    taken: list[tuple[int, int, DataFileRange]] = []
     missing: Ranges = []
     left: Ranges = [(wanted.start, wanted.end)]
     # The files are sorted by first offset: if a range ends before a file starts, it is not in any later file either.
@@ -79,10 +80,10 @@ def _assigned(files: Iterable[FileOffsets], wanted: OffsetRange) -> tuple[list[t
         while left and left[0][1] <= file.start:
             missing.append(left.pop(0))
         read_here = intervals.intersect(offsets, left)
-        taken += [(start, end, file.path) for start, end in read_here]
+        taken += [(start, end, file) for start, end in read_here]
         if read_here:
             left = intervals.subtract(left, read_here)
-    return sorted(taken), intervals.union([*missing, *left])
+    return sorted(taken, key=lambda each: each[:2]), intervals.union([*missing, *left])
 
 
 def batches(consumer: LandingConsumer, pieces: Iterable[FileSlice]) -> list[list[FileSlice]]:
@@ -155,13 +156,17 @@ def work_unit(
         "claim_id": claim_id,
         "unit": number,
         "ranges": ranges,
-        "files": [
-            {"path": piece.path, "partition": piece.partition, "start": piece.start, "end": piece.end}
-            for piece in pieces
-        ],
+        "files": [_planned(piece) for piece in pieces],
         "staging": staging,
         "columns": columns,
     }
+
+
+def _planned(piece: FileSlice) -> PlannedFile:
+    file: PlannedFile = {"path": piece.path, "partition": piece.partition, "start": piece.start, "end": piece.end}
+    if piece.version:
+        file["version"] = piece.version
+    return file
 
 
 def offset_ranges(topic: LandedTopic, unit: WorkUnit) -> list[OffsetRange]:

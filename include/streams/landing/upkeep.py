@@ -331,11 +331,11 @@ def _record_checked(topic: Topic, of_topic: str, reached: Mapping[int, int]) -> 
 def _files_were_removed(topic: Topic, snapshot: LandingSnapshot, reached: Mapping[int, int]) -> bool:
     """Whether offsets that an earlier check has found landed are now outside of the bounds of all files."""
     from include.streams.landing import gaps, intervals
-    from include.streams.landing.index import LandingIndex
+    from include.streams.landing.sources import landed_index
     from include.streams.landing.tables import load_landing_table
     from include.streams.operations.database import begin
 
-    landed = LandingIndex(load_landing_table(topic))
+    landed = landed_index(topic, load_landing_table(topic))
     outside: list[tuple[int, int, int]] = []
     for partition, end in reached.items():
         start = snapshot.begins.get(partition, 0)

@@ -28,8 +28,8 @@ from include.streams.lake.types import arrow_type, sql_type
 from include.streams.landing import dead_letters, staging
 from include.streams.landing.broken_files import read_with_repair
 from include.streams.landing.consumers import LandingConsumer
-from include.streams.landing.index import stored_files
 from include.streams.landing.positions import claim_of
+from include.streams.landing.sources import local_files, stored_files
 from include.streams.landing.tables import OFFSET_COLUMNS, load_landing_table
 from include.streams.landing.units import offset_ranges
 from include.streams.landing.xcom import ValidatedUnit, WorkUnit
@@ -96,12 +96,15 @@ def validate_unit(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> Val
         except (OSError, duckdb.Error) as error:
             # DuckDB wraps the filesystem's exception only in some places, so the files themselves are checked.
             table = load_landing_table(consumer.topic)
-            present = stored_files(table, ((r["partition"], r["start"], r["end"]) for r in planned["ranges"]))
-            gone = {file["path"] for file in planned["files"]} - {file.path for file in present}
+            present = stored_files(
+                consumer.topic, table, ((r["partition"], r["start"], r["end"]) for r in planned["ranges"])
+            )
+            gone = {(file["path"], file.get("version", "")) for file in planned["files"]}
+            gone -= {(file.path, file.version) for file in present}
             if not gone:
                 raise
             log.warning(
-                "%d files were removed since the run was planned, the unit is planned again: %s (%s)",
+                "%d files were removed or changed since the run was planned, the unit is planned again: %s (%s)",
                 len(gone),
                 gone,
                 error,
@@ -123,7 +126,7 @@ def _validate(consumer: LandingConsumer, unit: WorkUnit, run_id: str) -> Validat
     ):
         connection.execute(rows.MACROS)
         fast = Path(folder) / "fast.parquet"
-        paths = local_copies(connection, [file["path"] for file in unit["files"]])
+        paths = local_files(connection, consumer.topic, unit["columns"], unit["files"])
         landing = read_files(connection, _schema(unit), paths)
         # All files are read together, not each one for its own slice: a record that is in two files is dropped as
         # repeated.

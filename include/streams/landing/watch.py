@@ -131,7 +131,7 @@ def _landed(consumer: LandingConsumer) -> dict[Partition, PartitionOffsets]:
     from airflow.sdk.exceptions import AirflowNotFoundException
     from pyiceberg.exceptions import NoSuchTableError
 
-    from include.streams.landing.index import LandingIndex
+    from include.streams.landing.sources import landed_index
     from include.streams.landing.tables import load_landing_table, start_offsets, topic_id
 
     try:
@@ -145,7 +145,7 @@ def _landed(consumer: LandingConsumer) -> dict[Partition, PartitionOffsets]:
             raise
         log.info("no catalog is configured, and nothing was ever claimed: consumer=%s", consumer.name)
         return {}
-    landed, begins = LandingIndex(table), start_offsets(table)
+    landed, begins = landed_index(consumer.topic, table), start_offsets(table)
     return {
         Partition(consumer.topic.name, number): PartitionOffsets(
             topic_id(table), begins.get(number, 0), landed.end(number)

@@ -21,7 +21,7 @@ from include.streams.kafka.watch import CheckFailed, watch_transactions
 from include.streams.landing import stepping
 from include.streams.landing.connect import CONN_ID, Connect, ConnectRefused, ConnectSilent, ConnectUnreachable
 from include.streams.landing.connector_status import MISSING, ConnectorStatus, SinkProgress, sink_progress
-from include.streams.landing.connectors import landed_topics
+from include.streams.landing.connectors import connected_topics
 from include.streams.landing.tables import connector_name
 from include.streams.operations import metrics, samples
 from include.streams.operations.alarm_kinds import AlarmKind
@@ -106,7 +106,7 @@ def check_connectors(
     checks = _Checks(Connect(conn_id), kafka_conn_id, limits or Limits())
     failed: CheckFailed | None = None
     try:
-        by_topic = {f"topic {topic.name}": partial(checks.check, topic) for topic in landed_topics(topics)}
+        by_topic = {f"topic {topic.name}": partial(checks.check, topic) for topic in connected_topics(topics)}
         do_each(shuffled(by_topic), CheckFailed)
     except CheckFailed as error:
         failed = error

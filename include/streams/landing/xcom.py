@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from include.streams.lake.offsets import LogRange
 
@@ -22,12 +22,16 @@ class RepairedGaps(TypedDict):
 
 
 class PlannedFile(TypedDict):
-    """Offsets [start, end) of one data file that a unit reads."""
+    """Offsets [start, end) of one data file that a unit reads.
+
+    `version` is the version of a plain object that was planned. A data file of a table never changes, and has none.
+    """
 
     path: str
     partition: int
     start: int
     end: int
+    version: NotRequired[str]
 
 
 class TableColumn(TypedDict):
