@@ -5,12 +5,12 @@ it is first used, so that a Dag file imports only what it uses.
 
 Declare       Topic, Contract, Registry; Consumer, Shape, LandingConsumer; Package, Project, KeyedAsset, Demo; Repairs,
               RetentionRule, KindWithRunbook. For topics that somebody else defines: ForeignContract, ForeignPart, At,
-              FromHeader, ContractUnion
+              FromHeader, ContractUnion. For topics with a schema registry: Avro, Protobuf, JsonSchema
 An effect     Message, Rejected, outbox; `metadata` for its tables; `begin`, a transaction of the operational database
 Start a Dag   lag_watcher, LandedOffsetsSensor; joined, joined_by_key, joined_or_at; OUTBOX_DUE
 In its tasks  claim_messages and handle_chunk; claim_partition_keys and handle_message; landing_tasks; message_of,
               partition_key, can_take_keys, has_queued_runs; task_defaults, RETRIES and REPORTED for `default_args`
-Outcomes      Reason, ContractViolation, NotWanted
+Outcomes      Reason, ContractViolation, NotWanted, RegistryUnavailable
 
 Some packages have no stable API yet, although the example uses them: the lake (`lake/`), checks of sets
 (`validators/`), models (`models/`), agents (`inference/`) and pages (`pages/`).
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Topic,
     )
     from include.streams.contracts.repairs import Repairs
+    from include.streams.formats import Avro, JsonSchema, Protobuf, RegistryUnavailable
     from include.streams.kafka.assets import OUTBOX_DUE
     from include.streams.kafka.consumers import RETRIES, Consumer, Shape
     from include.streams.kafka.context import can_take_keys, has_queued_runs, message_of, partition_key
@@ -59,6 +60,7 @@ __all__ = [
     "REPORTED",
     "RETRIES",
     "At",
+    "Avro",
     "Consumer",
     "Contract",
     "ContractUnion",
@@ -67,6 +69,7 @@ __all__ = [
     "ForeignContract",
     "ForeignPart",
     "FromHeader",
+    "JsonSchema",
     "KeyedAsset",
     "KindWithRunbook",
     "LandedOffsetsSensor",
@@ -75,8 +78,10 @@ __all__ = [
     "NotWanted",
     "Package",
     "Project",
+    "Protobuf",
     "Reason",
     "Registry",
+    "RegistryUnavailable",
     "Rejected",
     "Repairs",
     "RetentionRule",
@@ -107,6 +112,7 @@ _DEFINED_IN = {
     "REPORTED": "operations.heartbeats:REPORTED",
     "RETRIES": "kafka.consumers:RETRIES",
     "At": "contracts:At",
+    "Avro": "formats:Avro",
     "Consumer": "kafka.consumers:Consumer",
     "Contract": "contracts:Contract",
     "ContractUnion": "contracts:ContractUnion",
@@ -115,6 +121,7 @@ _DEFINED_IN = {
     "ForeignContract": "contracts:ForeignContract",
     "ForeignPart": "contracts:ForeignPart",
     "FromHeader": "contracts:FromHeader",
+    "JsonSchema": "formats:JsonSchema",
     "KeyedAsset": "packages:KeyedAsset",
     "KindWithRunbook": "operations.alarm_kinds:KindWithRunbook",
     "LandedOffsetsSensor": "landing.sensor:LandedOffsetsSensor",
@@ -123,8 +130,10 @@ _DEFINED_IN = {
     "NotWanted": "contracts:NotWanted",
     "Package": "packages:Package",
     "Project": "packages:Project",
+    "Protobuf": "formats:Protobuf",
     "Reason": "contracts:Reason",
     "Registry": "contracts:Registry",
+    "RegistryUnavailable": "formats:RegistryUnavailable",
     "Rejected": "kafka.messages:Rejected",
     "Repairs": "contracts.repairs:Repairs",
     "RetentionRule": "operations.retention:Rule",

@@ -77,8 +77,9 @@ def add_message(connection: Connection, *, consumer: str, topic: "Topic", event:
         topic: The topic of the message.
         event: The message's content; it gives the key too.
     """
-    key, value = topic.serialize(event)
-    _add(connection, Route(consumer, "message", topic.name), key, value)
+    key, value, headers = topic.outgoing(event)
+    kept = _as_text(headers) if headers else None
+    _add(connection, Route(consumer, "message", topic.name), key, value, kept)
 
 
 def add_record(
@@ -101,8 +102,11 @@ def add_record(
         headers: Names and values in the record's order; a name may occur several times. The delivery appends
             `idempotency-key`.
     """
-    kept = json.dumps([[name, None if part is None else b64encode(part).decode()] for name, part in headers])
-    _add(connection, Route(consumer, "message", topic), key, value, kept)
+    _add(connection, Route(consumer, "message", topic), key, value, _as_text(headers))
+
+
+def _as_text(headers: Sequence[tuple[str, bytes | None]]) -> str:
+    return json.dumps([[name, None if part is None else b64encode(part).decode()] for name, part in headers])
 
 
 def record_headers(row: Row) -> list[tuple[str, bytes | None]]:
