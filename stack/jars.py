@@ -9,6 +9,7 @@ import errno
 import fcntl
 import hashlib
 import shutil
+import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from stack.errors import StackError
 KAFKA_VERSION = "4.3.1"
 ICEBERG_VERSION = "1.11.0"
 DEBEZIUM_VERSION = "3.4.0.Final"
+APICURIO_VERSION = "3.3.3"
 CACHE = Path(__file__).resolve().parents[1] / ".stack" / "jars"
 
 
@@ -128,6 +130,13 @@ SINK = JarSet(
         "org.threeten:threeten-extra",
     ),
 )
+REGISTRY = JarSet(
+    "archive of the schema registry",
+    Path(__file__).with_name("registry.lock"),
+    resolved=(),
+    # The whole program, with its libraries.
+    alone=(f"io.apicurio:apicurio-registry-app:{APICURIO_VERSION}:all:tar.gz",),
+)
 MIN_FREE_BYTES = 200 * 1024**2  # a set is 60 MB; the rest is room for the services' first files
 
 
@@ -155,15 +164,34 @@ def classpath(cache: Path, report: Callable[[str], None], jar_set: JarSet = KAFK
 
 
 def read_lock(jar_set: JarSet = KAFKA) -> dict[str, str]:
-    """{"group:artifact:version", or with ":classifier": SHA-256 of the jar}"""
+    """{"group:artifact:version", or with ":classifier" or ":classifier:packaging": SHA-256 of the file}"""
     lines = (line.split() for line in jar_set.lock.read_text().splitlines() if line and not line.startswith("#"))
     return {coordinate: sha for coordinate, sha in lines}
 
 
 def _path(cache: Path, coordinate: str) -> Path:
-    group, artifact, version, *classifier = coordinate.split(":")
-    name = "-".join([artifact, version, *classifier])
-    return cache / group.replace(".", "/") / artifact / version / f"{name}.jar"
+    group, artifact, version, classifier, packaging = (*coordinate.split(":"), "", "")[:5]
+    name = "-".join(filter(None, [artifact, version, classifier]))
+    return cache / group.replace(".", "/") / artifact / version / f"{name}.{packaging or 'jar'}"
+
+
+def unpacked(archive: Path) -> Path:
+    """The folder with the content of a .tar.gz archive, next to it; it is unpacked if it is not there yet.
+
+    Args:
+        archive: The archive, whose content is locked.
+    """
+    folder = archive.with_name(f"{archive.name}.unpacked")
+    with (archive.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests and `make up` share the cache
+        if not folder.exists():
+            # Renamed when it is complete: a process that was killed leaves no half of it under the name.
+            unfinished = archive.with_name(f"{archive.name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            with tarfile.open(archive) as content:
+                content.extractall(unfinished, filter="data")
+            unfinished.rename(folder)
+    return folder
 
 
 def _sha256(path: Path) -> str | None:
@@ -220,8 +248,8 @@ def _fetch_one(context, cache: Path, coordinate: str, sha256: str) -> None:
 
 
 def _resolve(context, coordinate: str) -> Path:
-    group, artifact, version, *classifier = coordinate.split(":")
-    return context.project(group, artifact).at_version(version).artifact(*classifier).resolve()
+    group, artifact, version, *more = coordinate.split(":")
+    return context.project(group, artifact).at_version(version).artifact(*more).resolve()
 
 
 def write_lock(cache: Path, jar_set: JarSet) -> None:
@@ -249,7 +277,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("lock", help="resolve again and rewrite the locks")
     parser.parse_args()
-    for jar_set in (KAFKA, SINK):
+    for jar_set in (KAFKA, SINK, REGISTRY):
         write_lock(CACHE, jar_set)
 
 

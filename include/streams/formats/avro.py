@@ -158,6 +158,7 @@ class AvroWriter:
     def _branch(self, document: Any, branches: list[Any], path: str) -> Any:
         if document is None and "null" in branches:
             return None
+        last: NotEncodable | None = None
         for branch in branches:
             node = self._named.get(branch, branch) if isinstance(branch, str) else branch
             try:
@@ -168,7 +169,7 @@ class AvroWriter:
             if isinstance(node, dict) and "name" in node:
                 return (node["name"], value)
             return value
-        if len([branch for branch in branches if branch != "null"]) == 1:
+        if last is not None and len([branch for branch in branches if branch != "null"]) == 1:
             raise last
         raise NotEncodable(f"{path.lstrip('.') or '(message)'}: fits no branch of its union")
 
@@ -210,7 +211,7 @@ def _scalar(document: Any, kind: str, node: dict[str, Any]) -> Any:
         "long": is_number and isinstance(document, int),
     }
     limit = _INTEGER_LIMITS.get(kind)
-    if not fits.get(kind, False) or (limit is not None and not -limit <= document < limit):
+    if not fits.get(kind, False) or (limit is not None and not -limit <= int(document) < limit):
         raise ValueError
     return document
 
