@@ -154,7 +154,7 @@ except Exception as error:
 print(len(writer.decode(b"\\2" * 20 + b"\\0")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["not_decodable", str(len('{"next":') * 21 + len("null") + 21 - 21 + 21)]
+    assert done.stdout.split() == ["not_decodable", str(len('{"next":}' * 21 + "null"))]
 
 
 def test_an_array_of_items_without_bytes_is_refused():
@@ -263,7 +263,5 @@ def test_a_field_without_a_type_in_the_format_is_named(declared):
     "settings_", [{"subject": "other"}, {"schema_id_in": "tail"}, {"records": ("no name!",)}, {"compatibility": "ALL"}]
 )
 def test_a_format_that_cannot_work_is_refused(settings_):
-    with pytest.raises(
-        ValueError, match=next(iter(settings_)).rstrip("s") if "records" not in settings_ else "full name"
-    ):
+    with pytest.raises(ValueError, match="choose|full name"):
         Avro(**settings_)
