@@ -218,6 +218,9 @@ class Topic:
             headers: The message's headers.
             max_bytes: The largest text that is allowed; by default the topic's own limit.
 
+        Returns:
+            The event.
+
         Raises:
             ContractViolation: The text breaks the contract.
             NotWanted: No contract of the topic's union takes messages of this type.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from include.streams.formats.errors import RegistryUnavailable, SchemaRefused
 
@@ -235,4 +235,4 @@ def _number(code: Any) -> int:
 
 def _without_password(address: str) -> str:
     parts = urlsplit(address.split(",")[0])
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

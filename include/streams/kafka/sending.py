@@ -280,7 +280,7 @@ def encoded(topic: Topic | None, message: Outgoing, *, is_checked: bool = True) 
         return message
     except (RegistryUnavailable, SchemaRefused) as error:
         raise CannotSend(f"nothing was sent to {topic.name}: {error}") from error
-    return message._replace(value=replace(value, data=data), headers=[*headers, *added])
+    return Outgoing(replace(value, data=data), message.key, [*headers, *added])
 
 
 def _field(value: bytes, path: str) -> bytes | None:

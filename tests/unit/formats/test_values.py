@@ -263,5 +263,5 @@ def test_a_field_without_a_type_in_the_format_is_named(declared):
     "settings_", [{"subject": "other"}, {"schema_id_in": "tail"}, {"records": ("no name!",)}, {"compatibility": "ALL"}]
 )
 def test_a_format_that_cannot_work_is_refused(settings_):
-    with pytest.raises(ValueError, match="choose|full name"):
+    with pytest.raises(ValueError, match=r"choose|full name"):
         Avro(**settings_)
