@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from scaffold.errors import Refused
+from scaffold.journal import alone
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ("NAME", "FROM", "SCHEMA", "TOPIC", "LANE", "SHAPE", "PACKAGE", "KEY", "ID", "TYPE", "FIELDS")
@@ -24,7 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     removal.add_argument("--force", action="store_true", help="also with uncommitted changes")
     options = parser.parse_args(arguments)
     try:
-        lines = _run(options)
+        with alone(ROOT) as restored:
+            if restored:
+                sys.stdout.write(f"took back {len(restored)} files that a killed command had written or deleted\n")
+            lines = _run(options)
     except Refused as refused:
         sys.stderr.write(f"{refused}\n")
         return 2

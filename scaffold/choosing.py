@@ -7,12 +7,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from include.streams.contracts import At, FromHeader
 from scaffold.errors import Refused
-from scaffold.guessing import Guess, guess
+from scaffold.guessing import Guess, agree, guess
 from scaffold.names import Names, camel, field_name
 from scaffold.observing import HEADER, Observed, as_text, observe, value_of
 from scaffold.samples import FORMAT, Sample
@@ -93,6 +93,7 @@ class Choice:
     Attributes:
         by: Where a message names its type; None without types.
         contracts: The contracts.
+        shared: The fields of a union that all its contracts have alike, the id among them; () without a union.
         id_field: The name of the id's field.
         key_field: The name of the key's field; None if nobody knows it.
         event_time: The name of the field with the time of the event; None without one.
@@ -103,6 +104,7 @@ class Choice:
 
     by: At | FromHeader | None
     contracts: tuple[Picked, ...]
+    shared: tuple[Field, ...]
     id_field: str
     key_field: str | None
     event_time: str | None
@@ -140,11 +142,14 @@ def choose(
         Picked(kind, name, fields.of(of_kind, [*first, *rest[kind]]))
         for (kind, of_kind), name in zip(kinds.items(), _class_names(kinds, names), strict=True)
     )
+    shared = fields.shared(contracts) if len(contracts) > 1 else ()
+    contracts = tuple(_with_shared(contract, shared) for contract in contracts)
     for what, found in (("ID", id_seen), ("KEY", key_seen)):
         _check_required(what, found, contracts)
     return Choice(
         by=by.source if by else None,
         contracts=contracts,
+        shared=shared,
         id_field=fields.names[id_seen.name],
         key_field=fields.names[key_seen.name] if key_seen else None,
         event_time=_event_time(contracts),
@@ -348,12 +353,13 @@ def _class_names(kinds: dict[str | None, list[Sample]], names: Names) -> list[st
 
 
 class _Fields:
-    """Makes the fields of contracts: a source has one name and one type in all of them."""
+    """Makes the fields of contracts: a source has one name and one type in all of them, and bounds in each."""
 
     def __init__(
         self, seen: dict[str, Observed], schemas: dict[str, dict[str, Any]], first: frozenset[str], is_own: bool
     ) -> None:
         self.names: dict[str, str] = {}
+        self._of_all: dict[str, Guess] = {}
         self._seen, self._schemas, self._first, self._is_own = seen, schemas, first, is_own
 
     def of(self, samples: Sequence[Sample], names: Sequence[str]) -> tuple[Field, ...]:
@@ -365,14 +371,34 @@ class _Fields:
         seen = self._seen[name]
         if name not in self.names:
             self.names[name] = field_name(seen.source, set(self.names.values()))
-        kind = guess(seen.values, is_id=name in self._first, schema=self._schemas.get(name))
-        if kind is None:
+        options = {"is_id": name in self._first, "schema": self._schemas.get(name)}
+        of_all = guess(seen.values, **options)
+        if of_all is None:
             raise Refused(
                 f"{name}: its values fit no type of a contract; leave it out of FIELDS=, or name other fields"
             )
-        present = sum(value_of(sample, seen.source) is not None for sample in samples)
-        is_required = present == len(samples) and not self._schemas.get(name, {}).get("nullable")
-        return Field(self.names[name], seen.source, kind, is_required, (present, len(samples)))
+        self._of_all[self.names[name]] = of_all
+        values = [value for sample in samples if (value := value_of(sample, seen.source)) is not None]
+        # One type in all contracts, because they share a table; the bounds are those of this type of message.
+        own = guess(values, name=of_all.name, **options) if values else None
+        is_required = len(values) == len(samples) and not self._schemas.get(name, {}).get("nullable")
+        return Field(self.names[name], seen.source, own or of_all, is_required, (len(values), len(samples)))
+
+    def shared(self, contracts: Sequence[Picked]) -> tuple[Field, ...]:
+        """The fields that all contracts have alike, with the guess over all of them, the required ones first."""
+        found = []
+        for first in contracts[0].fields:
+            same = [each for contract in contracts for each in contract.fields if each.name == first.name]
+            is_in_all = len(same) == len(contracts) and len({each.is_required for each in same}) == 1
+            if is_in_all and agree([each.guess for each in same]):
+                seen = (sum(each.seen[0] for each in same), sum(each.seen[1] for each in same))
+                found.append(replace(first, guess=self._of_all[first.name], seen=seen))
+        return tuple(found)
+
+
+def _with_shared(contract: Picked, shared: Sequence[Field]) -> Picked:
+    by_name = {each.name: each for each in shared}
+    return replace(contract, fields=tuple(by_name.get(each.name, each) for each in contract.fields))
 
 
 def _check_required(what: str, found: Observed | None, contracts: Sequence[Picked]) -> None:

@@ -46,12 +46,14 @@ class Guess:
         bounds: {argument of pydantic's Field: its text}.
         note: What the guess rests on, for a comment.
         is_known: Whether it comes from a schema, and is no guess.
+        size: The guessed bound of a number's size or of a text's length; 0 without one.
     """
 
     name: str
     bounds: dict[str, str] = field(default_factory=dict)
     note: str = ""
     is_known: bool = False
+    size: int = 0
 
     @property
     def python(self) -> str:
@@ -59,13 +61,16 @@ class Guess:
         return _PYTHON.get(self.name, self.name if self.name in COLUMNS else "str")
 
 
-def guess(values: Sequence[Any], *, is_id: bool = False, schema: dict[str, Any] | None = None) -> Guess | None:
+def guess(
+    values: Sequence[Any], *, is_id: bool = False, schema: dict[str, Any] | None = None, name: str | None = None
+) -> Guess | None:
     """A field's type.
 
     Args:
         values: The values that were seen, at least one.
         is_id: Whether the field is the event's id or the key: a short text without spaces, if it can be.
         schema: What the JSON Schema says of the field.
+        name: The type, if it is known; the bounds are guessed then.
 
     Returns:
         The type; None if no type of a contract takes all values.
@@ -74,12 +79,18 @@ def guess(values: Sequence[Any], *, is_id: bool = False, schema: dict[str, Any] 
     if kinds == {bool}:
         return Guess("bool", is_known=schema is not None)
     if kinds == {int}:
-        return _integer(values, schema or {})
+        return _number(values, schema or {}) if name == "float" else _integer(values, schema or {})
     if kinds <= {int, float}:
         return _number(values, schema or {})
     if kinds == {str}:
-        return _text(values, is_id, schema or {})
+        return _text(values, is_id, schema or {}, name)
     return None
+
+
+def agree(guesses: Sequence[Guess]) -> bool:
+    """Whether guesses for one field, from several types of messages, differ by less than the room that each leaves."""
+    sizes = [found.size for found in guesses]
+    return len({found.name for found in guesses}) == 1 and max(sizes) <= 10 * min(sizes)
 
 
 def _integer(values: Sequence[int], schema: dict[str, Any]) -> Guess | None:
@@ -88,7 +99,7 @@ def _integer(values: Sequence[int], schema: dict[str, Any]) -> Guess | None:
         return None
     size = _power(max(abs(lowest), abs(highest)))
     bounds = {"ge": "0" if lowest >= 0 else f"-{_shown(size)}", "le": _shown(size)}
-    return _numeric("int", bounds, f"{lowest} to {highest}", schema)
+    return _numeric("int", bounds, f"{lowest} to {highest}", schema, size)
 
 
 def _number(values: Sequence[float], schema: dict[str, Any]) -> Guess | None:
@@ -98,16 +109,16 @@ def _number(values: Sequence[float], schema: dict[str, Any]) -> Guess | None:
     lowest, highest = min(values), max(values)
     size = _power(int(max(abs(lowest), abs(highest))))
     bounds = {"ge": "0" if lowest >= 0 else f"-{_shown(size)}", "le": _shown(size)}
-    return _numeric("float", bounds, f"{lowest:g} to {highest:g}", schema)
+    return _numeric("float", bounds, f"{lowest:g} to {highest:g}", schema, size)
 
 
-def _numeric(name: str, bounds: dict[str, str], note: str, schema: dict[str, Any]) -> Guess:
+def _numeric(name: str, bounds: dict[str, str], note: str, schema: dict[str, Any], size: int) -> Guess:
     given = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
     known = {argument: repr(schema[keyword]) for argument, keyword in given.items() if _is_number(schema.get(keyword))}
     lower, upper = known.keys() & {"ge", "gt"}, known.keys() & {"le", "lt"}
     # An exact bound replaces the guess of its side.
     rest = {n: v for n, v in bounds.items() if not (lower if n == "ge" else upper)}
-    return Guess(name, {**rest, **known}, note, bool(lower and upper))
+    return Guess(name, {**rest, **known}, note, bool(lower and upper), size)
 
 
 def _is_number(value: Any) -> bool:
@@ -123,16 +134,16 @@ def _shown(size: int) -> str:
     return "2**63 - 1" if size == MAX_LONG else f"10**{len(str(size)) - 1}"
 
 
-def _text(values: Sequence[str], is_id: bool, schema: dict[str, Any]) -> Guess | None:
+def _text(values: Sequence[str], is_id: bool, schema: dict[str, Any], known: str | None) -> Guess | None:
     longest, shortest = max(map(len, values)), min(map(len, values))
     seen = f"{longest} characters" if shortest == longest else f"{shortest} to {longest} characters"
     if schema.get("format") in ("date-time", "date", None) or not schema:
         for name in ("UtcTime", "Day"):
-            if _takes(_TYPES[name], values):
+            if known in (None, name) and _takes(_TYPES[name], values):
                 return Guess(name, note="a time with offset" if name == "UtcTime" else "a day", is_known=bool(schema))
-    if is_id and longest <= 100 and _takes(_TYPES["Identifier"], values):
+    if known in (None, "Identifier") and is_id and longest <= 100 and _takes(_TYPES["Identifier"], values):
         return Guess("Identifier", note=seen)
-    name = next((name for name, kind in _TEXTS.items() if _takes(kind, values)), None)
+    name = known or next((name for name, kind in _TEXTS.items() if _takes(kind, values)), None)
     room = next((length for length in LENGTHS if length >= longest * ROOM), None)
     given = schema.get("maxLength")
     if name is None or (room is None and given is None):
@@ -140,7 +151,7 @@ def _text(values: Sequence[str], is_id: bool, schema: dict[str, Any]) -> Guess |
     bounds = {"max_length": f"{given or room:_}"}
     if schema.get("minLength"):
         bounds["min_length"] = str(schema["minLength"])
-    return Guess(name, bounds, seen, given is not None)
+    return Guess(name, bounds, seen, given is not None, room or 0)
 
 
 def _takes(adapter: TypeAdapter, values: Sequence[str]) -> bool:

@@ -77,10 +77,12 @@ def _context(names: Names, choice: Choice, origin: Origin, shape: str) -> dict[s
         {
             "kind": contract.kind,
             "class_name": contract.class_name,
-            "fields": [_field(each, choice.is_own) for each in contract.fields],
+            "fields": [_field(each, choice.is_own) for each in contract.fields if each not in choice.shared],
         }
         for contract in choice.contracts
     ]
+    taken = {contract.class_name for contract in choice.contracts}
+    base = next(name for end in ("Message", "AnyMessage") if (name := f"{names.class_prefix}{end}") not in taken)
     id_guess = next(each.guess for each in choice.contracts[0].fields if each.name == choice.id_field)
     id_source = next(each.source for each in choice.contracts[0].fields if each.name == choice.id_field)
     largest = max(len(sample.text.encode()) for sample in choice.samples)
@@ -88,6 +90,8 @@ def _context(names: Names, choice: Choice, origin: Origin, shape: str) -> dict[s
         "names": names,
         "choice": choice,
         "contracts": contracts,
+        "base": base,
+        "shared": [_field(each, choice.is_own) for each in choice.shared],
         "is_union": choice.by is not None,
         "id_is_text": id_guess.python == "str",
         "id_source": _source(id_source),

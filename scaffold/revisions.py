@@ -22,7 +22,7 @@ def make_revision(root: Path, package: str) -> list[str]:
         Refused: There is no such package.
     """
     if not (root / "include" / package / "tables.py").exists():
-        raise Refused(f"include/{package}/tables.py does not exist; give the package with PACKAGE=")
+        raise Refused(f"include/{package}/tables.py does not exist; give a package of include/ with PACKAGE=")
     with trial(root) as copy:
         copy.run("writing the revision", "python", "-m", "scaffold.derived", package)
         copy.tidy(copy.changed())

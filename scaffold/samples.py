@@ -65,7 +65,7 @@ def from_file(path: Path) -> tuple[list[Sample], int]:
     try:
         values = values_in(path.read_bytes())
     except OSError as error:
-        raise Refused(f"FROM={path}: {error.strerror}") from None
+        raise Refused(f"FROM={path}: {error.strerror}; give a file with {FORMAT}") from None
     found = list(_samples(values))
     if not found:
         raise Refused(f"FROM={path}: no document of it is a JSON object; write {FORMAT}")
@@ -94,7 +94,10 @@ def from_topic(name: str, conn_id: str | None = None) -> tuple[list[Sample], int
     try:
         records, partitions = _newest(consumer, name)
     except KafkaException as error:
-        raise Refused(f"TOPIC={name}: the broker does not answer ({error.args[0].str()}); is it running?") from None
+        raise Refused(
+            f"TOPIC={name}: the broker does not answer ({error.args[0].str()}); `make up` starts the local one, and "
+            "`make status` shows its state"
+        ) from None
     finally:
         consumer.close()
     values = [Value(r.value(), 0, r.key(), tuple(r.headers() or ())) for r in records]

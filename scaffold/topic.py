@@ -35,7 +35,8 @@ KEY=      the field with the Kafka key
 TYPE=     the field with the type of a message, or header:NAME, if the topic has several types
 FIELDS=   the fields to pick, such as "repository.full_name sender.login"
 
-docs/your-own-topic.md explains the options."""
+Everything is written and checked in a copy first. If something is refused, the project is as before. If the command is
+killed while it writes, the next one takes its files back. docs/your-own-topic.md explains the options."""
 LANES, SHAPES = ("event", "standard"), ("chunked", "per_message")
 # With fewer samples, guesses are weak.
 FEW = 10
@@ -109,11 +110,11 @@ def _checked(order: Order) -> str:
     if order.topic and order.name and order.name != order.topic:
         raise Refused(f"NAME={order.name} and TOPIC={order.topic} differ: omit NAME=; it is the topic that is read")
     if not re.fullmatch(r"[a-zA-Z0-9._-]{1,200}", name) or not re.search(r"[a-zA-Z]", name):
-        raise Refused(f"NAME={name}: a topic's name has letters, digits, '.', '_' and '-'")
+        raise Refused(f"NAME={name}: a topic's name has letters, digits, '.', '_' and '-'; give another NAME")
     if order.lane not in LANES:
-        raise Refused(f"LANE={order.lane}: event or standard")
+        raise Refused(f"LANE={order.lane}: there is no such lane; give LANE=event or LANE=standard")
     if order.shape is not None and order.shape not in SHAPES:
-        raise Refused(f"SHAPE={order.shape}: chunked or per_message")
+        raise Refused(f"SHAPE={order.shape}: there is no such shape; give SHAPE=chunked or SHAPE=per_message")
     if order.shape is not None and order.lane == "standard":
         raise Refused(f"SHAPE={order.shape}: only the event lane has shapes; omit SHAPE=, or use LANE=event")
     return name
@@ -142,7 +143,7 @@ def _refuse_what_exists(names: Names, root: Path) -> None:
         f"tests/unit/{names.package}/test_{names.stem}.py",
     ):
         if (root / path).exists():
-            raise Refused(f"{path} exists already; give another NAME, or remove it")
+            raise Refused(f"{path} exists already; give another NAME, or remove it (git status shows new files)")
     folder = root / "include" / names.package
     if folder.exists() and not (folder / "package.py").exists():
         raise Refused(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from scaffold import journal
 from scaffold.errors import Refused
 
 # Left out of the copy: nothing that is checked reads them.
@@ -105,27 +106,10 @@ class Trial:
             now = (self.root / path).read_bytes() if (self.root / path).exists() else None
             if now != self._copied.get(path):
                 raise Refused(f"nothing was written: {path} has changed in the meantime; run it again")
-        try:
-            for path in changed:
-                (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(self.folder / path, self.root / path)
-            for path in removed:
-                (self.root / path).unlink()
-        except BaseException:
-            # All or nothing, also if the disk is full.
-            self._restore(changed, removed)
-            raise
-        for path in removed:
-            _remove_empty(self.root / path, self.root)
-
-    def _restore(self, changed: Sequence[str], removed: Sequence[str]) -> None:
-        for path in (*changed, *removed):
-            before = self._copied.get(path)
-            if before is None:
-                (self.root / path).unlink(missing_ok=True)
-                _remove_empty(self.root / path, self.root)
-            else:
-                (self.root / path).write_bytes(before)
+        journal.change(
+            self.root,
+            {path: (self.folder / path).read_bytes() for path in changed} | dict.fromkeys(removed),
+        )
 
 
 @contextmanager
@@ -162,16 +146,3 @@ def _files(folder: Path) -> list[str]:
         folders[:] = [name for name in folders if name not in _SKIPPED]
         found += [str((Path(parent) / name).relative_to(folder)) for name in files if not name.endswith(".pyc")]
     return found
-
-
-def _remove_empty(path: Path, root: Path) -> None:
-    """Remove the folders above a file that hold nothing any more."""
-    for folder in path.parents:
-        if folder == root:
-            return
-        if not folder.exists():
-            continue
-        left = [child for child in folder.iterdir() if child.name != "__pycache__"]
-        if left:
-            return
-        shutil.rmtree(folder)

@@ -14,6 +14,13 @@ from stack.stack import LOCAL, Stack, default_services
 
 # A shell in which this is set has connections to other services than the stack's.
 KAFKA_CONNECTION = "AIRFLOW_CONN_KAFKA_DEFAULT"
+# What `make up` prints at its end.
+NEXT = """\
+next:
+  make send TOPIC=... FILE=messages.jsonl    send messages; `make help` lists more
+  make look                                  see what happens to them
+  make logs S=airflow                        follow the logs of a service
+  make down                                  stop everything; the data stays"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,8 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "up":
             stack.up()
             print_status(stack)
+            print(NEXT)
         elif options.command == "down":
-            stack.down()
+            print_down(stack)
         elif options.command == "remove":
             stack.remove()
         elif options.command == "status":
@@ -80,6 +88,22 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def print_down(stack: Stack) -> None:
+    """Stop everything, and print what stays and how to delete it."""
+    if not stack.folder.exists():
+        print(f"there is no stack in {stack.folder}; `make up` starts one")
+        return
+    was_running = stack.is_running()
+    stack.down()
+    kept = stack.data_folders()
+    size = sum(file.lstat().st_size for folder in kept for file in folder.rglob("*") if not file.is_dir())
+    print(
+        f"{'stopped everything' if was_running else 'the stack was not running'}; the data and the logs stay in "
+        f"{' and '.join(map(str, kept))} ({size / 1e6:.0f} MB)"
+    )
+    print("`make up` starts it again with this data; `.venv/bin/python -m stack remove` deletes the data")
 
 
 def print_status(stack: Stack) -> None:

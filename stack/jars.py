@@ -1,6 +1,6 @@
-"""Jars from Maven Central, exactly those in the lock files, fetched by jgo and checked by SHA-256.
+"""Jars from Maven Central or the mirror MAVEN_URL, exactly those in the lock files, checked by SHA-256.
 
-`python -m stack.jars lock` resolves the dependencies again and rewrites the locks (part of `make lock`).
+`python -m stack.jars lock` resolves the dependencies again and rewrites the locks (part of `make lock`), with jgo.
 `stack/connect_plugin.sh` fetches the sink of the landing for another Kafka Connect, without Python.
 """
 
@@ -8,10 +8,13 @@ import argparse
 import errno
 import fcntl
 import hashlib
+import os
+import re
 import shutil
 import tarfile
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -138,6 +141,10 @@ REGISTRY = JarSet(
     alone=(f"io.apicurio:apicurio-registry-app:{APICURIO_VERSION}:all:tar.gz",),
 )
 MIN_FREE_BYTES = 200 * 1024**2  # a set is 60 MB; the rest is room for the services' first files
+TIMEOUT_SECONDS = (10, 30)  # to connect, and without a byte
+ATTEMPTS = 5
+FIRST_PAUSE_SECONDS = 1  # twice as long after each attempt: about 20 s in all
+REPORT_SECONDS = 5
 
 
 def classpath(cache: Path, report: Callable[[str], None], jar_set: JarSet = KAFKA) -> list[Path]:
@@ -155,8 +162,8 @@ def classpath(cache: Path, report: Callable[[str], None], jar_set: JarSet = KAFK
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests and `make up` share the cache
-        # The content is checked every time (0.1 s): jgo writes to the final name, so an interrupted download looks like
-        # a jar.
+        # The content is checked every time (0.1 s): `make lock` fetches with jgo, which writes to the final name, so
+        # its interrupted download looks like a jar.
         missing = {c: sha for c, sha in locked.items() if _sha256(_path(cache, c)) != sha}
         if missing:
             _fetch(cache, missing, report, jar_set)
@@ -202,49 +209,168 @@ def _sha256(path: Path) -> str | None:
 
 
 def _fetch(cache: Path, missing: dict[str, str], report: Callable[[str], None], jar_set: JarSet) -> None:
-    from jgo.maven import MavenContext
-
     free = shutil.disk_usage(cache).free
     if free < MIN_FREE_BYTES:
         raise StackError(
             f"no disk space for the {jar_set.title}: {free >> 20} MB free in {cache}, {MIN_FREE_BYTES >> 20} MB "
             "needed; free some and run the command again"
         )
-    context = MavenContext(repo_cache=cache, local_repos=[], timeout=30)
-    report(f"fetching {len(missing)} {jar_set.title} from Maven Central into {cache}")
+    download = Download(cache, repository(), jar_set)
+    report(f"fetching {len(missing)} {jar_set.title} from {_shown(download.url)} into {cache}")
     with ThreadPoolExecutor(max_workers=6) as pool:
-        futures = {pool.submit(_fetch_one, context, cache, c, sha): c for c, sha in missing.items()}
+        futures = [pool.submit(download.fetch, coordinate, sha) for coordinate, sha in missing.items()]
         try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                if done % 20 == 0 or done == len(futures):
-                    report(f"{done} of {len(futures)} jars")
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, REPORT_SECONDS, FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                report(f"{len(missing) - len(pending)} of {len(missing)} jars, {download.progress()}")
         except BaseException:
+            download.stopped.set()  # also ends the pauses before further attempts
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _fetch_one(context, cache: Path, coordinate: str, sha256: str) -> None:
-    path = _path(cache, coordinate)
-    try:
-        path.unlink(missing_ok=True)
-        _resolve(context, coordinate)
-    except OSError as error:  # requests' errors are OSErrors too
-        path.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise StackError(f"no disk space for jars in {cache}; free some and run it again") from error
-        raise StackError(
-            f"cannot fetch {coordinate} from Maven Central ({type(error).__name__}); check the network or the "
-            "proxy, or set KAFKA_BOOTSTRAP_SERVERS to use a broker of your own"
-        ) from error
-    except RuntimeError as error:
-        raise StackError(f"{coordinate} is not on Maven Central: {error}") from error
-    if (actual := _sha256(path)) != sha256:
-        path.unlink(missing_ok=True)
-        raise StackError(
-            f"{coordinate}: SHA-256 {actual} is not the locked one; run it again, and if the error persists, do not "
-            "trust the mirror of Maven Central"
+def repository() -> str:
+    """The address of the Maven repository: MAVEN_URL, else Maven Central."""
+    if url := os.environ.get("MAVEN_URL"):
+        return url.rstrip("/")
+    from jgo.maven import MavenContext
+
+    return MavenContext(repo_cache=CACHE, local_repos=[]).remote_repos["central"].rstrip("/")
+
+
+class _Unfit(Exception):
+    """What was fetched is not the jar. Another attempt may help: a proxy may have cached a truncated one."""
+
+
+class Download:
+    """Fetches jars. An attempt that fails is repeated after a pause; whatever happens, only whole jars have their name.
+
+    Args:
+        cache: The folder of the jars.
+        url: The Maven repository.
+        jar_set: The set, for errors.
+    """
+
+    def __init__(self, cache: Path, url: str, jar_set: JarSet) -> None:
+        self.cache = cache
+        self.url = url
+        self.jar_set = jar_set
+        self.stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._bytes = 0
+        self._trouble = ""
+
+    def progress(self) -> str:
+        """The downloaded amount, and the last failed attempt since the last call."""
+        with self._lock:
+            trouble, self._trouble = self._trouble, ""
+            return f"{self._bytes / 1e6:.1f} MB" + (f" ({trouble})" if trouble else "")
+
+    def fetch(self, coordinate: str, sha256: str) -> None:
+        """Fetch a jar to its path in the cache.
+
+        Args:
+            coordinate: "group:artifact:version", or with ":classifier".
+            sha256: The SHA-256 that the jar must have.
+
+        Raises:
+            StackError: All attempts failed, or another one cannot help. The text names the remedy.
+        """
+        from requests import RequestException
+        from tenacity import (
+            RetryCallState,
+            RetryError,
+            Retrying,
+            retry_if_exception_type,
+            sleep_using_event,
+            stop_after_attempt,
+            stop_when_event_set,
+            wait_exponential_jitter,
         )
+
+        def note(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            with self._lock:
+                self._trouble = f"attempt {state.attempt_number} for {coordinate} failed: {_reason(error)}"
+
+        try:
+            for attempt in Retrying(
+                retry=retry_if_exception_type((RequestException, _Unfit)),
+                stop=stop_after_attempt(ATTEMPTS) | stop_when_event_set(self.stopped),
+                wait=wait_exponential_jitter(initial=FIRST_PAUSE_SECONDS, max=30, jitter=FIRST_PAUSE_SECONDS),
+                sleep=sleep_using_event(self.stopped),
+                before_sleep=note,
+            ):
+                with attempt:
+                    self._attempt(coordinate, sha256)
+        except RetryError as error:
+            raise self._failure(coordinate, error.last_attempt.exception()) from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise StackError(f"no disk space for jars in {self.cache}; free some and run it again") from error
+
+    def _attempt(self, coordinate: str, sha256: str) -> None:
+        import requests
+
+        path = _path(self.cache, coordinate)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Under another name until its content is checked: a download that is killed must not look like a jar.
+        part = path.with_name(f"{path.name}.part")
+        digest = hashlib.sha256()
+        try:
+            address = f"{self.url}/{path.relative_to(self.cache).as_posix()}"
+            with requests.get(address, stream=True, timeout=TIMEOUT_SECONDS) as response, part.open("wb") as file:
+                if response.status_code == 404:
+                    raise StackError(
+                        f"{coordinate} is not on {_shown(self.url)}; check MAVEN_URL and {self.jar_set.lock.name}"
+                    )
+                response.raise_for_status()
+                for chunk in response.iter_content(1 << 16):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    with self._lock:
+                        self._bytes += len(chunk)
+            if digest.hexdigest() != sha256:
+                raise _Unfit(f"its SHA-256 {digest.hexdigest()} is not the locked one")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _failure(self, coordinate: str, error: BaseException | None) -> StackError:
+        if isinstance(error, _Unfit):
+            return StackError(
+                f"{coordinate} from {_shown(self.url)}: {error}, in {ATTEMPTS} attempts; if the error persists, do not "
+                "trust the mirror or the proxy that it came from"
+            )
+        broker = "; or set KAFKA_BOOTSTRAP_SERVERS to use a broker of your own" if self.jar_set is KAFKA else ""
+        return StackError(
+            f"cannot fetch {coordinate} from {_shown(self.url)} {_proxy(self.url)} in {ATTEMPTS} attempts "
+            f"({_reason(error)}): check the network, set HTTPS_PROXY to your proxy or MAVEN_URL to a mirror of Maven "
+            f"Central, and run it again, which keeps the jars fetched so far{broker}"
+        )
+
+
+def _reason(error: BaseException | None) -> str:
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP {response.status_code}"
+    return "wrong content" if isinstance(error, _Unfit) else type(error).__name__
+
+
+def _proxy(url: str) -> str:
+    from requests.utils import get_environ_proxies, select_proxy
+
+    proxy = select_proxy(url, get_environ_proxies(url))
+    return f"through the proxy {_shown(proxy)}" if proxy else "without a proxy"
+
+
+def _shown(url: str) -> str:
+    """An address without a user and a password."""
+    return re.sub(r"^(\w+://)?[^/@]*@", r"\1", url)
 
 
 def _resolve(context, coordinate: str) -> Path:

@@ -19,6 +19,7 @@ class Registry(Service):
     external_variable = "SCHEMA_REGISTRY_URL"
     ports = ("registry", "registry_management")
     program_names = ("registry",)
+    ready_seconds = 300  # 5 s alone; much longer while the rest of the stack starts on a small machine
 
     def __init__(self, *args, postgres: Postgres):
         super().__init__(*args)

@@ -3,12 +3,8 @@
 # after stack/setup.sh.
 set -eu
 
-fail() {
-    echo "error: $1" >&2
-    exit 1
-}
-
 cd "$(dirname "$0")/.."
+. stack/progress.sh
 unset PYTHONDONTWRITEBYTECODE
 log=.venv/next.log
 lock=.venv/next.lock
@@ -20,7 +16,9 @@ echo "resolving the packages of stack/next.txt beside requirements.lock"
     fail "cannot resolve stack/next.txt: $(grep -v '^ *$' "$log" | tail -n 1) (all of it: $log)"
 [ -x .venv-next/bin/python ] ||
     .venv/bin/uv venv --quiet --python .venv/bin/python .venv-next >"$log" 2>&1 || fail "cannot create .venv-next: $(tail -n 1 "$log")"
-echo "installing them into .venv-next"
+echo "installing them into .venv-next (minutes the first time; log: $log)"
+start_progress "$log"
 UV_COMPILE_BYTECODE=1 .venv/bin/uv pip sync --python .venv-next/bin/python --require-hashes "$lock" >"$log" 2>&1 ||
     fail "cannot install the packages: $(grep -v '^ *$' "$log" | tail -n 1); check network, proxy and disk space, then run it again (all of it: $log)"
+end_progress
 touch .venv-next/setup.stamp

@@ -30,7 +30,7 @@ from stack.supervisor import Supervisor
 log = logging.getLogger(__name__)
 PROJECT = Path(__file__).resolve().parents[1]
 LOCAL = PROJECT / ".stack" / "local"  # the folder of `make up`; the jars are next to it and stay when it is removed
-SERVICES = ("postgres", "kafka", "objectstore", "registry", "connect", "feeds", "airflow")
+SERVICES = ("postgres", "registry", "kafka", "objectstore", "connect", "feeds", "airflow")
 MIN_FREE_BYTES = 300 * 1024**2  # with less, PostgreSQL and Kafka fail in the middle of a write
 
 
@@ -87,7 +87,7 @@ class Stack:
             child_environment=self.environment,
         )
         all_services: tuple[Service, ...] = (
-            self.postgres, self.kafka, self.object_store, self.registry, self.connect, self.feeds, self.airflow,
+            self.postgres, self.registry, self.kafka, self.object_store, self.connect, self.feeds, self.airflow,
         )  # fmt: skip
         self.services = {service.name: service for service in all_services if service.name in self.service_names}
         if "airflow" in self.services and "postgres" not in self.services:
@@ -156,14 +156,18 @@ class Stack:
         base = [service for service in self._local() if service is not self.airflow]
         begin = time.monotonic()
         for service in base:  # all at once, because each mostly waits
-            self._start(service)
+            if service is not self.registry:
+                self._start(service)
         for service in base:
-            # A service that needs a database of PostgreSQL ends without it, and supervisord starts it again.
-            self._wait(service)
-            service.after_start()
+            with self._explained(service):
+                if service is self.registry:
+                    self._start(service)  # now, because its database exists only since PostgreSQL is ready
+                self._wait(service)
+                service.after_start()
             self.report(f"{service.name} is ready ({time.monotonic() - begin:.1f} s)")
         if self.airflow.name in self.services:
-            self.airflow.before_start()
+            with self._explained(self.airflow):
+                self.airflow.before_start()
             self.prepare_project()
             begin = time.monotonic()
             self._start(self.airflow)
@@ -173,6 +177,21 @@ class Stack:
     def _start(self, service: Service) -> None:
         for name in service.program_names:
             self.supervisor.start_program(name)
+
+    @contextlib.contextmanager
+    def _explained(self, service: Service) -> Iterator[None]:
+        """Replace an error of a client, such as a refused connection, by a sentence that names the log."""
+        try:
+            yield
+        except StackError:
+            raise
+        except Exception as error:
+            text = next(iter(str(error).strip().splitlines()), "")
+            log_file = self.supervisor.logs / f"{service.program_names[0]}.log"
+            raise StackError(
+                f"{service.name} started, but could not be prepared ({type(error).__name__}: {text}); see {log_file}, "
+                "and run it again"
+            ) from error
 
     def _wait(self, service: Service) -> None:
         deadline = time.monotonic() + service.ready_seconds
@@ -196,6 +215,12 @@ class Stack:
             self._load()
             self._stop_all()
             self.supervisor.end_leftovers()
+
+    def data_folders(self) -> list[Path]:
+        """The folders that `remove` deletes; as root, PostgreSQL's may be outside of the stack's folder."""
+        elsewhere = self.state.get("postgres.home")
+        outside = elsewhere and not Path(elsewhere).is_relative_to(self.folder) and Path(elsewhere).is_dir()
+        return [self.folder, *([Path(elsewhere)] if outside else [])]
 
     def remove(self) -> None:
         """End everything and delete the folder and all data."""

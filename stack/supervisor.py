@@ -57,7 +57,10 @@ class Supervisor:
         deadline = time.monotonic() + 15
         while not self.is_running():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise StackError(f"supervisord does not start: {_last_line(self.logs / 'supervisord.out')}")
+                raise StackError(
+                    f"supervisord does not start: {_last_line(self.logs / 'supervisord.out')}; see "
+                    f"{self.logs}/supervisord.out"
+                )
             time.sleep(0.05)
 
     @property
@@ -99,7 +102,7 @@ class Supervisor:
             self.proxy.stopProcess(name, True)
         except xmlrpc.client.Fault as fault:
             if "NOT_RUNNING" not in fault.faultString:
-                raise StackError(f"cannot stop {name}: {fault.faultString}") from fault
+                raise StackError(f"cannot stop {name}: {fault.faultString}; see {self.logs / name}.log") from fault
 
     def _stop_together(self, names: set[str]) -> None:
         for name in names:

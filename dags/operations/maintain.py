@@ -13,8 +13,8 @@ effects keep failing, and deletes old rows.
 - retries of effects that have failed: after two minutes, then at growing intervals of at most half an hour;
 - room: deletes finished rows that are older than the parameters say. Open rows are kept, whatever their age. An inbox
   row identifies a message that is read again, so it must be kept longer than its message: the task checks `inbox_days`
-  against the topics (`include/streams/operations/retention.py`). For Airflow's own tables see
-  docs/runbooks/metadata-grows.md.
+  against the topics, and keeps the rows for longer if the broker keeps a topic's messages for longer than declared
+  (`include/streams/kafka/retention.py`). For Airflow's own tables see docs/runbooks/metadata-grows.md.
 
 **When it fails** nothing is lost; the next run does the work. Consumers work without this Dag. A failed task opens the
 alarm `dag_failed`. If no run starts at all, `watch_connectors` raises `dag_silent`.

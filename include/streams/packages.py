@@ -54,6 +54,11 @@ class KeyedAsset:
         """The asset's name in `asset`, in lower case: a task is named after it."""
         return self.asset.rpartition(":")[2].lower()
 
+    @property
+    def consumer(self) -> Consumer | None:
+        """The consumer whose claims have the keys; None if a function finds them."""
+        return None if isinstance(self.keys, str) else self.keys
+
     def load_asset(self) -> Asset:
         """Import the asset. A Dag file may call this: it has imported Airflow anyway."""
         return resolve_name(self.asset)
@@ -150,6 +155,7 @@ class Project:
         topics: All topics.
         consumers: All consumers of topics.
         landing_consumers: All consumers of landing tables.
+        consumers_by_name: {name: consumer}, of both lanes.
         keyed_assets: {name: asset}; a task of `maintain` is named after each.
         alarm_kinds: {name: kind of alarm}, of the library and of all packages.
         nightly: {name: "package.module:function"}; a task of `maintain_tables` is named after each.
@@ -168,6 +174,7 @@ class Project:
         self.landing_consumers = _joined(package.landing_consumers for package in packages)
         # Two consumers of one name would share a consumer group and claims, and take messages from each other.
         _distinct("consumer", (consumer.name for consumer in (*self.consumers, *self.landing_consumers)))
+        self.consumers_by_name = {each.name: each for each in (*self.consumers, *self.landing_consumers)}
         self._check_topics()
         self.keyed_assets = {keyed.name: keyed for package in packages for keyed in package.keyed_assets}
         _distinct("keyed asset", (keyed.name for package in packages for keyed in package.keyed_assets))
@@ -214,6 +221,9 @@ class Project:
     def prune(self, days: Mapping[str, Any], *, seconds: float) -> dict[str, int]:
         """Delete old rows that are no longer needed, also from the packages' own tables. Call this in a task.
 
+        Inbox rows are kept for longer than `inbox_days` if a broker keeps the messages of a topic for longer than the
+        topic declares. They are all kept if a broker's settings cannot be read.
+
         Args:
             days: {name: days to keep}, with the parameter names of `include.streams.operations.retention.rules`.
             seconds: After about this time, the remaining rows are left for the next call.
@@ -224,9 +234,16 @@ class Project:
         Raises:
             RetentionTooShort: A value is too small.
         """
-        from include.streams.operations.retention import prune, rules
+        from include.streams.kafka.retention import inbox_days
+        from include.streams.operations.retention import check_inbox, prune, rules
 
-        inbox_kept = timedelta(days=days["inbox_days"]) if days["inbox_days"] else None
+        days = dict(days)
+        if days["inbox_days"] is not None:
+            check_inbox(timedelta(days=days["inbox_days"]), self.topics)
+            read = [(consumer.conn_id, topic) for consumer in self.consumers for topic in consumer.topics]
+            read += [(consumer.conn_id, consumer.topic) for consumer in self.landing_consumers]
+            days["inbox_days"] = inbox_days(days["inbox_days"], read)
+        inbox_kept = timedelta(days=days["inbox_days"]) if days["inbox_days"] is not None else None
         functions = [resolve_name(package.retention) for package in self.packages if package.retention]
         own = chain.from_iterable(function(inbox_kept) for function in functions)
         return prune([*rules(self.topics, **days), *own], seconds=seconds)

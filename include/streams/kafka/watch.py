@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from include.streams.kafka.broken_contracts import watch_broken_contracts
 from include.streams.kafka.claims import Claimed, claimed_unhandled, positions_of, reset_command, stopped_topics
-from include.streams.kafka.consumers import Consumer, Shape
+from include.streams.kafka.consumers import Consumer, FunctionUnusable, Shape
 from include.streams.kafka.dead_letters import watch_waiting_dead_letters
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
@@ -27,7 +27,15 @@ from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_lasting, add_to_alarm, close_alarm, close_others, open_alarm
 from include.streams.operations.database import begin
 from include.streams.operations.each import do_each, shuffled
-from include.streams.operations.tables import Outcome, alarms, claims, inbox, log_ends, open_transactions
+from include.streams.operations.tables import (
+    Outcome,
+    alarms,
+    claims,
+    inbox,
+    log_ends,
+    open_transactions,
+    postponed_ranges,
+)
 
 log = logging.getLogger(__name__)
 
@@ -397,7 +405,12 @@ def alarm_failing_effect(connection: Connection, consumer: Consumer, text: str) 
 
 
 def _close_effect_alarm(connection: Connection, consumer: Consumer) -> None:
-    """Close the alarm about an effect that cannot work, once a message was handled since it was opened."""
+    """Close the alarm about an effect that cannot work.
+
+    It closes once a message was handled since it was opened. It also closes once the effect can be loaded and no claim
+    waits for it: the failing messages may have become dead letters, or duplicates, and on a quiet topic no further
+    message would ever be handled. If the effect still fails, the next message opens the alarm again.
+    """
     open_since = select(alarms.c.opened_at).where(
         alarms.c.source == consumer.name, alarms.c.kind == AlarmKind.effect_fails, alarms.c.closed_at.is_(None)
     )
@@ -406,8 +419,27 @@ def _close_effect_alarm(connection: Connection, consumer: Consumer) -> None:
     handled = select(inbox.c.offset).where(
         inbox.c.recorded_at > since, inbox.c.consumer == consumer.name, inbox.c.outcome == Outcome.handled
     )
-    if connection.execute(handled.limit(1)).first() is not None:
+    has_handled = connection.execute(handled.limit(1)).first() is not None
+    if has_handled or (not _waits_for_effect(connection, consumer, since) and _can_load(consumer)):
         close_alarm(connection, consumer.name, AlarmKind.effect_fails)
+
+
+def _waits_for_effect(connection: Connection, consumer: Consumer, since: datetime) -> bool:
+    """Whether a claim is open that may hold failing messages: it failed before, or is older than the alarm."""
+    has_failed = select(postponed_ranges.c.claim_id).where(postponed_ranges.c.claim_id == claims.c.id).exists()
+    failing = select(claims.c.id).where(
+        claims.c.consumer == consumer.name, claims.c.closed_at.is_(None), has_failed | (claims.c.claimed_at <= since)
+    )
+    return connection.execute(failing.limit(1)).first() is not None
+
+
+def _can_load(consumer: Consumer) -> bool:
+    try:
+        consumer.load_effect()
+        consumer.load_prepare()
+    except FunctionUnusable:
+        return False
+    return True
 
 
 class OldMessage(NamedTuple):

@@ -224,7 +224,7 @@ def _note_state(name: str, status: ConnectorStatus, limits: Limits) -> bool:
         row = _locked_row(connection, name)
         now = connection.scalar(select(func.now()))
         if status.connector == MISSING:
-            text = "the connector does not exist: `python -m include.streams.landing apply` creates it"
+            text = "the connector does not exist: the Dag prepare_services creates it"
             open_alarm(connection, name, AlarmKind.connector_missing, text)
             return False
         close_alarm(connection, name, AlarmKind.connector_missing)

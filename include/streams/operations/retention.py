@@ -12,13 +12,14 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Table, delete, func, literal_column, select, text
 
 from include.streams.contracts import Topic
 from include.streams.contracts.topics import DEAD_LETTER_RETENTION
 from include.streams.operations.database import begin
-from include.streams.operations.tables import alarms, claims, inbox, outbox, replays
+from include.streams.operations.tables import alarms, claims, inbox, operations_audit, outbox, replays
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ BATCH_ROWS = 1_000
 # A message can outlive its topic's retention by this time: Kafka deletes only whole segments, and starts a new segment
 # every 7 days by default.
 SEGMENT_ROLL = timedelta(days=7)
+# Who repaired what is asked for long after the repair. The table has a few rows a day.
+AUDIT_KEPT = timedelta(days=5 * 365)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def rules(
         Rule(claims, "closed_at", claims_days * days, "closed_at is not null"),
         Rule(outbox, "created_at", outbox_days * days, "state in ('delivered', 'skipped')"),
         Rule(alarms, "closed_at", alarms_days * days, "closed_at is not null"),
+        Rule(operations_audit, "at", AUDIT_KEPT),
     ]
 
 
@@ -104,13 +108,11 @@ def check_inbox(kept: timedelta, topics: Iterable[Topic]) -> None:
         RetentionTooShort: The rows of a topic must be kept for longer.
     """
     for topic in topics:
-        if topic.retention is None:
+        if (needed := inbox_time(topic)) is None or topic.retention is None:
             raise RetentionTooShort(
                 f"topic {topic.name} keeps its messages forever, so inbox rows must be kept forever too: give it a "
                 "retention, or set inbox_days to null"
             )
-        # SEGMENT_ROLL counts twice: for the segment of the dead letter, and for the segment of the replayed message.
-        needed = topic.retention + DEAD_LETTER_RETENTION + 2 * SEGMENT_ROLL
         if kept < needed:
             raise RetentionTooShort(
                 f"inbox rows are kept for {kept.days} days, but a message of topic {topic.name} can still arrive for "
@@ -118,6 +120,40 @@ def check_inbox(kept: timedelta, topics: Iterable[Topic]) -> None:
                 f"topic, and twice {SEGMENT_ROLL.days} until Kafka deletes its segment), and would have its effect "
                 f"twice: set inbox_days to {needed.days} or more"
             )
+
+
+class Stay(NamedTuple):
+    """How long a broker keeps a topic's messages, by its settings.
+
+    Attributes:
+        retention: `retention.ms`; None forever.
+        segment: `segment.ms`, after which a new segment starts.
+    """
+
+    retention: timedelta | None
+    segment: timedelta
+
+
+def inbox_time(topic: Topic, messages: Stay | None = None, dead_letters: Stay | None = None) -> timedelta | None:
+    """How long an inbox row of a topic is needed.
+
+    Args:
+        topic: The topic, with the retention that it declares.
+        messages: How long the broker keeps its messages; a time that is shorter than declared does not count, because
+            it may just have been set.
+        dead_letters: How long the broker keeps its dead letters.
+
+    Returns:
+        The time; None forever.
+    """
+    needed = timedelta(0)
+    for declared, actual in ((topic.retention, messages), (DEAD_LETTER_RETENTION, dead_letters)):
+        stay = actual or Stay(declared, SEGMENT_ROLL)
+        if declared is None or stay.retention is None:
+            return None
+        # A segment's time counts for both: the dead letter, and the message that a replay has sent.
+        needed += max(declared, stay.retention) + max(SEGMENT_ROLL, stay.segment)
+    return needed
 
 
 def prune(wanted: Iterable[Rule], *, seconds: float, batch_rows: int = BATCH_ROWS) -> dict[str, int]:

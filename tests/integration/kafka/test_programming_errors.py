@@ -10,6 +10,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import Connection, text
 
+from include.streams import Rejected
 from include.streams.kafka import postponed, tasks, watch
 from include.streams.kafka.consumers import Shape
 from include.streams.kafka.handling import HandlingFailed
@@ -31,6 +32,10 @@ def effect(connection: Connection, message: Message) -> None:
     if error := ERRORS.get(message.event.number):
         raise error("one odd message")
     record_effect(connection, message)
+
+
+def reject(connection: Connection, message: Message) -> None:
+    raise Rejected("no retry can help")
 
 
 @pytest.fixture
@@ -59,6 +64,34 @@ def test_if_the_effect_cannot_be_loaded_nothing_is_claimed_or_retried(consumer, 
     assert tasks.claim_messages(consumer, "run 2") == []
     assert numbers(topic) == ["a", "b"]
     watch.check_consumer(consumer)
+    assert "effect_fails" not in alarms(consumer)
+
+
+def test_the_alarm_closes_after_the_deploy_also_if_no_message_comes(consumer):
+    broken = replace(consumer, effect=f"{__name__}:no_such_effect")
+    with pytest.raises(AirflowFailException):
+        tasks.claim_messages(broken, "run")
+    watch.check_consumer(broken)
+    assert "effect_fails" in alarms(broken)
+    watch.check_consumer(consumer)
+    assert alarms(consumer) == {}
+
+
+def test_the_alarm_closes_once_the_failing_messages_are_dead_letters(consumer, send, break_effect):
+    (topic,) = consumer.topics
+    break_effect(True)
+    send(topic, order("a"), order("b"))
+    (chunk,) = tasks.claim_messages(consumer, "run")
+    with pytest.raises(AirflowFailException):
+        tasks.handle_chunk(consumer, chunk, "run")
+    # The effect can be loaded, but its messages still wait for it.
+    watch.check_consumer(consumer)
+    assert "effect_fails" in alarms(consumer)
+    repaired = replace(consumer, effect=f"{__name__}:reject")
+    make_due(consumer)
+    assert tasks.handle_postponed([repaired]) == 1
+    assert (numbers(topic), open_claims(consumer)) == ([], 0)
+    watch.check_consumer(repaired)
     assert "effect_fails" not in alarms(consumer)
 
 

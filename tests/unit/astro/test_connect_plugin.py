@@ -2,58 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from stack.requirements import PROJECT
+from tests.mirror import Mirror, serving
 
 SCRIPT = PROJECT / "stack" / "connect_plugin.sh"
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_) -> None: ...
-
-
-class Mirror:
-    """A Maven repository on this machine, and a lock of its jars."""
-
-    def __init__(self, folder: Path, url: str) -> None:
-        self.folder = folder
-        self.url = url
-        self.lock = folder.parent / "sink.lock"
-        self.lock.write_text("# A comment.\n")
-
-    def add(self, coordinate: str, content: bytes) -> Path:
-        group, artifact, version, *classifier = coordinate.split(":")
-        path = self.folder / group.replace(".", "/") / artifact / version
-        path.mkdir(parents=True)
-        jar = path / f"{'-'.join([artifact, version, *classifier])}.jar"
-        jar.write_bytes(content)
-        with self.lock.open("a") as lock:
-            lock.write(f"{coordinate} {hashlib.sha256(content).hexdigest()}\n")
-        return jar
-
-    def fetch(self, into: Path) -> subprocess.CompletedProcess[str]:
-        command = ["sh", SCRIPT, self.lock, into]
-        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "MAVEN_URL": self.url}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-
-
 @pytest.fixture
 def mirror(tmp_path: Path) -> Iterator[Mirror]:
-    folder = tmp_path / "maven"
-    folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield Mirror(folder, f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
+    with serving(tmp_path) as mirror:
+        yield mirror
+
+
+def fetch(mirror: Mirror, into: Path) -> subprocess.CompletedProcess[str]:
+    command = ["sh", SCRIPT, mirror.lock, into]
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "MAVEN_URL": mirror.url, "FIRST_PAUSE": "0"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def names(folder: Path) -> set[str]:
@@ -63,28 +33,37 @@ def names(folder: Path) -> set[str]:
 def test_the_jars_of_the_lock_are_fetched_once(mirror: Mirror, tmp_path: Path):
     mirror.add("org.example:sink:1.0", b"sink")
     native = mirror.add("org.example.deep:native:2.0:linux", b"native")
-    first = mirror.fetch(tmp_path / "plugins" / "sink")
+    first = fetch(mirror, tmp_path / "plugins" / "sink")
     assert first.stdout.endswith("2 jars, 2 of them fetched\n"), first.stderr
-    native.unlink()
-    again = mirror.fetch(tmp_path / "plugins" / "sink")
+    del mirror.jars[native]
+    again = fetch(mirror, tmp_path / "plugins" / "sink")
     assert again.stdout.endswith("2 jars, 0 of them fetched\n"), again.stderr
     assert names(tmp_path / "plugins" / "sink") == {"sink-1.0.jar", "native-2.0-linux.jar"}
 
 
 def test_a_jar_of_other_content_is_refused_and_deleted(mirror: Mirror, tmp_path: Path):
-    mirror.add("org.example:sink:1.0", b"sink").write_bytes(b"something else")
-    result = mirror.fetch(tmp_path / "sink")
+    mirror.add("org.example:sink:1.0", b"sink", *["other content"] * 5)
+    result = fetch(mirror, tmp_path / "sink")
     assert result.returncode == 1
     assert "sink-1.0.jar: its SHA-256 is not the locked one" in result.stderr
     assert names(tmp_path / "sink") == set()
 
 
 def test_a_missing_jar_is_named_with_the_remedy(mirror: Mirror, tmp_path: Path):
-    mirror.add("org.example:sink:1.0", b"sink").unlink()
-    result = mirror.fetch(tmp_path / "sink")
+    del mirror.jars[mirror.add("org.example:sink:1.0", b"sink")]
+    result = fetch(mirror, tmp_path / "sink")
     assert result.returncode == 1
     assert f"cannot fetch {mirror.url}/org/example/sink/1.0/sink-1.0.jar" in result.stderr
-    assert "MAVEN_URL" in result.stderr
+    assert "set https_proxy to your proxy or MAVEN_URL to a mirror" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("failure", ["unavailable", "truncated", "other content"])
+def test_a_failed_download_is_repeated(failure: str, mirror: Mirror, tmp_path: Path):
+    path = mirror.add("org.example:sink:1.0", b"sink", failure, failure)
+    result = fetch(mirror, tmp_path / "sink")
+    assert result.returncode == 0, result.stderr
+    assert mirror.requests[path] >= 3  # wget may also repeat by itself
+    assert (tmp_path / "sink" / "sink-1.0.jar").read_bytes() == b"sink"
 
 
 def test_after_a_new_lock_old_versions_are_deleted(mirror: Mirror, tmp_path: Path):
@@ -92,6 +71,6 @@ def test_after_a_new_lock_old_versions_are_deleted(mirror: Mirror, tmp_path: Pat
     (tmp_path / "sink").mkdir()
     (tmp_path / "sink" / "sink-1.0.jar").write_bytes(b"old")
     (tmp_path / "sink" / "sink-1.1.jar").write_bytes(b"cut off by a cra")
-    assert mirror.fetch(tmp_path / "sink").returncode == 0
+    assert fetch(mirror, tmp_path / "sink").returncode == 0
     assert names(tmp_path / "sink") == {"sink-1.1.jar"}
     assert (tmp_path / "sink" / "sink-1.1.jar").read_bytes() == b"sink"

@@ -145,3 +145,47 @@ def test_samples_that_are_not_json_are_left_out_and_infinite_numbers_are_not_pic
     samples, others = from_file(file)
     assert ([sample.document["id"] for sample in samples], others) == (["b", "d"], 2)
     assert fields(chosen(samples)) == ["id"]
+
+
+def typed(**values: list) -> list:
+    """Samples of the types "a" and "b": two of each, with a value of each list."""
+    rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+    return of(*({"id": f"e{n}", "type": "aabb"[n], **row} for n, row in enumerate(rows)))
+
+
+def guesses(choice: Choice) -> dict[str, dict[str, tuple[str, dict[str, str]]]]:
+    return {
+        str(contract.kind): {each.name: (each.guess.name, each.guess.bounds) for each in contract.fields}
+        for contract in choice.contracts
+    }
+
+
+def test_bounds_are_guessed_for_each_type_of_message():
+    samples = typed(size=[3, 5, 7_000_000, 9], note=["x", "y", "z" * 400, "z"], share=[1, 1, 0.5, 0.5])
+    choice = chosen(samples, Wishes(kind="type"))
+    small, large = guesses(choice)["a"], guesses(choice)["b"]
+    assert (small["size"], large["size"]) == (("int", {"ge": "0", "le": "10**4"}), ("int", {"ge": "0", "le": "10**10"}))
+    assert (small["note"][1], large["note"][1]) == ({"max_length": "200"}, {"max_length": "4_000"})
+    # One type in all contracts, because they share a table.
+    assert small["share"][0] == large["share"][0] == "float"
+
+
+def test_a_time_that_is_a_text_in_another_type_of_message_is_a_text_in_both():
+    samples = typed(at=["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "soon", "later"])
+    found = guesses(chosen(samples, Wishes(kind="type")))
+    assert [found[kind]["at"][0] for kind in "ab"] == ["Line", "Line"]
+
+
+def test_fields_that_all_types_have_alike_are_shared():
+    choice = chosen(
+        typed(n=[1, 2, 3, 40], size=[1, 2, 3, 4_000_000], some=["x", None, "x", "x"], own=["x", "x", None, None]),
+        Wishes(kind="type"),
+    )
+    assert [(each.name, each.seen) for each in choice.shared] == [("id", (4, 4)), ("type", (4, 4)), ("n", (4, 4))]
+    assert choice.shared[2].guess.note == "1 to 40"
+    for contract in choice.contracts:
+        assert all(each in contract.fields for each in choice.shared)
+
+
+def test_a_contract_without_types_shares_nothing():
+    assert chosen(orders()).shared == ()

@@ -39,8 +39,11 @@ def sample(tmp_path: Path) -> str:
         (["--FROM", "x", "--TOPIC", "a"], "give one of FROM=, SCHEMA= and TOPIC= (FROM and TOPIC was given)"),
         (["--FROM", "x"], "give the topic's name with NAME="),
         (["--NAME", "a b", "--FROM", "x"], "NAME=a b: a topic's name has letters, digits"),
-        (["--NAME", "a.b", "--FROM", "x", "--LANE", "slow"], "LANE=slow: event or standard"),
-        (["--NAME", "a.b", "--FROM", "x", "--SHAPE", "round"], "SHAPE=round: chunked or per_message"),
+        (["--NAME", "a.b", "--FROM", "x", "--LANE", "slow"], "LANE=slow: there is no such lane; give LANE=event or"),
+        (
+            ["--NAME", "a.b", "--FROM", "x", "--SHAPE", "round"],
+            "SHAPE=round: there is no such shape; give SHAPE=",
+        ),
         (
             ["--NAME", "a.b", "--FROM", "x", "--LANE", "standard", "--SHAPE", "chunked"],
             "SHAPE=chunked: only the event lane",

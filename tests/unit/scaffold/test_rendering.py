@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from scaffold.names import Names
 from scaffold.rendering import Origin, render
 from scaffold.trial import Trial
 from tests.unit.scaffold.samples import ROOT, TYPED, names, of_webhooks, orders
+from tests.unit.scaffold.samples import of as sampled
 
 KINDS = ("union", "single", "own")
 LANES = [("event", "chunked"), ("event", "per_message"), ("standard", "chunked")]
@@ -99,3 +101,22 @@ def test_the_name_of_a_sample_file_is_a_text_and_no_code(folder: Path):
     path.write_text(files["include/code/topics.py"])
     (topic,) = load(path).TOPICS
     assert topic.description == f"Learned by make topic from 3 messages of {name}."
+
+
+def test_a_field_that_all_types_have_alike_is_written_once(folder: Path):
+    of = names()
+    text = render(of, choice_of("union", of, folder), Origin("30 messages"), "chunked")["include/code/topics.py"]
+    assert text.count("At('repository.full_name')") == 1
+    assert text.count("def event_id(") == 1
+    assert "class WebhooksPush(WebhooksMessage):" in text
+    assert len(re.findall(r"^class ", text, re.MULTILINE)) == 5
+
+
+def test_the_base_class_has_a_name_of_its_own(folder: Path):
+    of = names()
+    samples = sampled(*({"id": f"e{n}", "type": ("message", "b")[n % 2]} for n in range(4)))
+    files = render(of, choose(samples, of, Wishes(kind="type")), Origin("4 messages"), "chunked")
+    path = folder / "topics.py"
+    path.write_text(files["include/code/topics.py"])
+    (topic,) = load(path).TOPICS
+    assert topic.parse(b'{"id": "e9", "type": "message"}').contract_name == "WebhooksMessage"

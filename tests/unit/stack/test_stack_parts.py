@@ -1,7 +1,6 @@
 """The parts of the local stack that need no service: ports, state, configuration, leftovers, jars."""
 
 import configparser
-import hashlib
 import os
 import shlex
 import socket
@@ -104,72 +103,6 @@ def test_leftovers_are_only_processes_of_this_folder(tmp_path):
         for process in processes:
             process.kill()
             process.wait()
-
-
-def test_a_jar_with_wrong_content_is_fetched_again_and_a_good_one_is_not(tmp_path, monkeypatch):
-    good, broken, absent = "g:good:1", "g:broken:1", "g:absent:1"
-    monkeypatch.setattr(
-        jars, "read_lock", lambda jar_set: {c: hashlib.sha256(c.encode()).hexdigest() for c in (good, broken, absent)}
-    )
-    for coordinate, content in ((good, good), (broken, "half of it")):
-        path = tmp_path / f"g/{coordinate.split(':')[1]}/1/{coordinate.split(':')[1]}-1.jar"
-        path.parent.mkdir(parents=True)
-        path.write_text(content)
-    fetched = []
-
-    def fetch(context, cache, coordinate, sha256):
-        fetched.append(coordinate)
-
-    monkeypatch.setattr(jars, "_fetch_one", fetch)
-    paths = jars.classpath(tmp_path, report=lambda line: None)
-    assert sorted(fetched) == [absent, broken]
-    assert len(paths) == 3
-
-
-def test_a_changed_jar_of_a_mirror_is_refused(tmp_path):
-    class Context:
-        """A fake of jgo's function: it writes other content than the requested jar's."""
-
-        def project(self, group, artifact):
-            return self
-
-        def at_version(self, version):
-            return self
-
-        def artifact(self, *classifier):
-            return self
-
-        def resolve(self):
-            path = tmp_path / "g/a/1/a-1.jar"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("something else")
-
-    with pytest.raises(StackError, match="do not trust"):
-        jars._fetch_one(Context(), tmp_path, "g:a:1", "0" * 64)
-    assert not (tmp_path / "g/a/1/a-1.jar").exists()
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (OSError(28, "No space left on device"), "no disk space"),
-        (ConnectionError("name resolution"), "check the network"),
-    ],
-)
-def test_a_failed_download_says_in_one_line_what_to_do(tmp_path, error, words):
-    class Context:
-        def project(self, group, artifact):
-            raise error
-
-    with pytest.raises(StackError, match=words) as raised:
-        jars._fetch_one(Context(), tmp_path, "g:a:1", "0" * 64)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_full_disk_is_named_before_the_first_download(tmp_path, monkeypatch):
-    monkeypatch.setattr(jars.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1})())
-    with pytest.raises(StackError, match="no disk space"):
-        jars.classpath(tmp_path, report=lambda line: None)
 
 
 def test_the_client_library_is_of_the_brokers_version():
