@@ -9,6 +9,8 @@ from include.streams.formats.codec import Codec, Writer
 from include.streams.formats.errors import NotDecodable
 from include.streams.formats.registry import SchemaText
 
+DIALECT = "http://json-schema.org/draft-07/schema#"
+
 
 class JsonSchemaCodec(Codec):
     """The codec of a topic in JSON Schema."""
@@ -21,8 +23,8 @@ class JsonSchemaCodec(Codec):
         return _Writer(document.get("title") if isinstance(document, dict) else None)
 
     def derive(self, contract: Any) -> str:
-        schema = contract.model_json_schema()
-        schema.setdefault("$schema", "https://json-schema.org/draft/2020-12/schema")
+        # Draft 7: registries know no newer one. Apicurio fails with an error when it compares schemas of 2020-12.
+        schema = {"$schema": DIALECT, **contract.model_json_schema()}
         schema["title"] = ".".join(filter(None, (self.declared.namespace, contract.__name__)))
         return json.dumps(schema, sort_keys=True)
 
