@@ -4,7 +4,7 @@ Only processes that may read that database can use this: the api-server, and a s
 cannot. Airflow's REST API would need a login, and one request for each Dag and state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,26 @@ CONNECT_SECONDS, STATEMENT_MS = 5, 5_000
 
 class MetadataUnreachable(Exception):
     """The metadata database cannot be queried here; the text says why."""
+
+
+def dags_of_runs(run_ids: Collection[str], since: datetime) -> dict[str, list[dict[str, str]]]:
+    """Look up the Dags and states of runs.
+
+    Args:
+        run_ids: The runs' ids.
+        since: Runs with a `run_after` before this time are not found.
+
+    Returns:
+        {run id: [{"dag_id", "state"}]}; several if runs of several Dags have the id.
+
+    Raises:
+        MetadataUnreachable: As for `run_states`.
+    """
+    statement = "select dag_id, run_id, state from dag_run where run_after >= :since and run_id = any(:run_ids)"
+    found: dict[str, list[dict[str, str]]] = {}
+    for dag_id, run_id, state in _query(statement, since=since, run_ids=list(run_ids)):
+        found.setdefault(run_id, []).append({"dag_id": dag_id, "state": state})
+    return found
 
 
 def run_states(since: datetime) -> dict[str, dict[str, int]]:

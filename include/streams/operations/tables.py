@@ -310,6 +310,52 @@ heartbeats = Table(
     Column("every_seconds", BigInteger, nullable=False),
 )
 
+# The lag of each consumer at each check of the Dag `maintain`, for the curves on the Streams page.
+consumer_samples = Table(
+    "consumer_samples",
+    metadata,
+    Column("consumer", Text, primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("sampled_at", Timestamp, server_default=func.now(), primary_key=True),
+    Column("lag", BigInteger, nullable=False),
+    # How long the oldest unclaimed message has waited; null if there is none.
+    Column("age_seconds", BigInteger),
+    Index("ix_consumer_samples_sampled_at", "sampled_at"),
+)
+
+# The state of each landed topic at each check of the Dags `watch_connectors` (connector, not_landed) and `maintain`
+# (the columns of the table). A check leaves the columns null that it does not see.
+landing_samples = Table(
+    "landing_samples",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("sampled_at", Timestamp, server_default=func.now(), primary_key=True),
+    # The state of the connector and its tasks, why it failed, and the records that its sink has not read.
+    Column("connector", Text),
+    Column("cause", Text),
+    Column("not_landed", BigInteger),
+    # The landing table: its identity, its rows, and the time of its last commit.
+    Column("topic_id", Text),
+    Column("table_rows", BigInteger),
+    Column("committed_at", Timestamp),
+    Index("ix_landing_samples_sampled_at", "sampled_at"),
+)
+
+# Inbox rows counted by intervals of 15 minutes: counting the rows of a busy day takes seconds. An interval is counted
+# once, some minutes after its end; `outcome_intervals` has the counted intervals.
+outcome_intervals = Table("outcome_intervals", metadata, Column("starts_at", Timestamp, primary_key=True))
+outcome_counts = Table(
+    "outcome_counts",
+    metadata,
+    Column("starts_at", Timestamp, primary_key=True),
+    Column("consumer", Text, primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("outcome", String(16), primary_key=True),
+    # For dead letters; empty otherwise.
+    Column("reason", Text, primary_key=True),
+    Column("messages", BigInteger, nullable=False),
+)
+
 # The repairs that people have done, also as dry runs: one row for each try (`audit.py`). A row is written before the
 # repair, and its outcome in the repair's own transaction. So `started` means that the process was killed.
 operations_audit = Table(
