@@ -254,6 +254,21 @@ SECTIONS = {
             ),
         ),
     ),
+    "bench-formats": Section(
+        "Bursts of the event lane by format",
+        "The work of the tasks without Airflow's own time: reading, decoding, the contract, inbox rows and effects.",
+        (
+            Table(
+                ("format", "messages per second", "compared with JSON"),
+                (
+                    ("JSON", "{json:,}", "1"),
+                    ("Avro", "{avro:,}", "{event_avro_ratio:.2f}"),
+                    ("Protobuf", "{protobuf:,}", "{event_protobuf_ratio:.2f}"),
+                    ("JSON Schema", "{json_schema:,}", "{event_json_schema_ratio:.2f}"),
+                ),
+            ),
+        ),
+    ),
     "eval-triage": Section(
         "Triage, against labeled requests and attacks",
         "`benchmarks/water/triage/README.md` says what the sets are, and who wrote them.",

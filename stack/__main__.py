@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stack.errors import StackError
 from stack.object_store import GCS, S3
-from stack.stack import LOCAL, SERVICES, Stack
+from stack.stack import LOCAL, Stack, default_services
 
 # A shell in which this is set has connections to other services than the stack's.
 KAFKA_CONNECTION = "AIRFLOW_CONN_KAFKA_DEFAULT"
@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m stack", description="Real services on loopback, without Docker.")
     parser.add_argument("--folder", type=Path, default=LOCAL, help="the folder for state, data and logs")
     parser.add_argument(
-        "--services", default=",".join(SERVICES), help="the services, separated by commas (default: %(default)s)"
+        "--services",
+        default=",".join(default_services()),
+        help="the services, separated by commas (default: %(default)s)",
     )
     parser.add_argument("--store", choices=(GCS, S3), help="the object store at the first start (default: gcs)")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -120,6 +122,8 @@ def print_status(stack: Stack) -> None:
         print(f"{'PostgreSQL':15} {endpoints['postgres']['host']}:{endpoints['postgres']['port']}")
     if store := endpoints["object_store"]:
         print(f"{'Object store':15} {store['url']} (buckets {', '.join(store['buckets'])})")
+    if endpoints["registry"]:
+        print(f"{'Schema registry':15} {endpoints['registry']['url']}")
     if endpoints["connect"]:
         print(f"{'Kafka Connect':15} {endpoints['connect']['url']}")
     if airflow := endpoints["airflow"]:

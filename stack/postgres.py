@@ -22,6 +22,7 @@ DATABASES = {
     "airflow_metadata": "airflow_metadata",
     "operations_db": "operations",
     "landing_catalog": "landing_catalog",
+    "schema_registry": "schema_registry",
 }
 SUPERUSER = "postgres"
 SETTINGS = {

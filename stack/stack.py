@@ -21,6 +21,7 @@ from stack.errors import StackError
 from stack.feeds import Feeds
 from stack.kafka import Kafka
 from stack.postgres import Postgres
+from stack.registry import Registry
 from stack.service import Service
 from stack.state import State
 from stack.supervisor import Supervisor
@@ -28,8 +29,13 @@ from stack.supervisor import Supervisor
 log = logging.getLogger(__name__)
 PROJECT = Path(__file__).resolve().parents[1]
 LOCAL = PROJECT / ".stack" / "local"  # the folder of `make up`; the jars are next to it and stay when it is removed
-SERVICES = ("postgres", "kafka", "objectstore", "connect", "feeds", "airflow")
+SERVICES = ("postgres", "registry", "kafka", "objectstore", "connect", "feeds", "airflow")
 MIN_FREE_BYTES = 300 * 1024**2  # with less, PostgreSQL and Kafka fail in the middle of a write
+
+
+def default_services() -> tuple[str, ...]:
+    """The services of `make up`: all, without the schema registry if no declared topic needs it."""
+    return tuple(name for name in SERVICES if name != "registry" or project.PROJECT.needs_registry)
 
 
 class Stack:
@@ -37,7 +43,7 @@ class Stack:
 
     Args:
         folder: The folder.
-        services: Any of SERVICES, started in that order.
+        services: Any of SERVICES, started in that order; by default those of `default_services`.
         kafka_security: "plaintext", "sasl_ssl" (SCRAM-SHA-512 over TLS) or "acls" (the same, and everything that no ACL
             allows is refused); fixed for the lifetime of a folder.
         report: Called with each line of progress; logging by default.
@@ -52,12 +58,13 @@ class Stack:
     def __init__(
         self,
         folder: Path,
-        services: tuple[str, ...] = SERVICES,
+        services: tuple[str, ...] | None = None,
         kafka_security: str = "plaintext",
         report: Callable[[str], None] = log.info,
         environment: Mapping[str, str] | None = None,
         store: str | None = None,
     ):
+        services = default_services() if services is None else services
         if unknown := set(services) - set(SERVICES):
             raise StackError(f"unknown services {sorted(unknown)}; choose from {', '.join(SERVICES)}")
         self.folder = Path(folder).resolve()
@@ -75,6 +82,7 @@ class Stack:
         self.postgres = Postgres(*arguments)
         self.kafka = Kafka(*arguments, security=self.kafka_security, connections=project.PROJECT.kafka_connections)
         self.object_store = object_store.of_stack(*arguments)
+        self.registry = Registry(*arguments, postgres=self.postgres)
         self.connect = Connect(*arguments, kafka=self.kafka)
         self.feeds = Feeds(*arguments, commands=project.PROJECT.feeds)
         self.airflow = Airflow(
@@ -83,11 +91,13 @@ class Stack:
             child_environment=self.environment,
         )
         all_services: tuple[Service, ...] = (
-            self.postgres, self.kafka, self.object_store, self.connect, self.feeds, self.airflow,
+            self.postgres, self.registry, self.kafka, self.object_store, self.connect, self.feeds, self.airflow,
         )  # fmt: skip
         self.services = {service.name: service for service in all_services if service.name in self.service_names}
         if "airflow" in self.services and "postgres" not in self.services:
             raise StackError("airflow needs the service postgres for its metadata; add it")
+        if "registry" in self.services and "postgres" not in self.services:
+            raise StackError("registry needs the service postgres for its schemas; add it")
         if "connect" in self.services and "kafka" not in self.services:
             raise StackError("connect needs the service kafka; add it")
 
@@ -153,9 +163,12 @@ class Stack:
         begin = time.monotonic()
         self.report(f"starting {', '.join(service.name for service in base)}")
         for service in base:  # all at once, because each mostly waits
-            self._start(service)
+            if service is not self.registry:
+                self._start(service)
         for service in base:
             with self._explained(service):
+                if service is self.registry:
+                    self._start(service)  # now, because its database exists only since PostgreSQL is ready
                 self._wait(service)
                 service.after_start()
             self.report(f"{service.name} is ready ({time.monotonic() - begin:.1f} s)")
@@ -285,7 +298,8 @@ class Stack:
     def endpoints(self) -> dict[str, Any]:
         """The addresses and the state of all services; passwords included."""
         status: dict[str, Any] = {
-            "kafka": None, "postgres": None, "databases": {}, "object_store": None, "connect": None, "airflow": None
+            "kafka": None, "postgres": None, "databases": {}, "object_store": None, "registry": None, "connect": None,
+            "airflow": None,
         }  # fmt: skip
         for service in self.services.values():
             status |= service.endpoints()

@@ -153,6 +153,17 @@ def connect_services(landing_services, tmp_path_factory):
     stack.remove()
 
 
+@pytest.fixture(scope="session")
+def schema_registry(tmp_path_factory):
+    """A Stack with the schema registry on a database of its own; AIRFLOW_CONN_SCHEMA_REGISTRY points at it."""
+    stack = start_stack(tmp_path_factory.mktemp("registry"), ("postgres", "registry"))
+    with pytest.MonkeyPatch.context() as patch:
+        name = "AIRFLOW_CONN_SCHEMA_REGISTRY"
+        patch.setenv(name, stack.environment()[name])
+        yield stack
+    stack.remove()
+
+
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
     """Restore the level of the root logger, which commands change in this process: the next test would miss lines."""

@@ -5,12 +5,13 @@ it is first used, so that a Dag file imports only what it uses.
 
 Declare       Topic, PlainObjects, Contract, Registry; Consumer, Shape, LandingConsumer; Package, Project, KeyedAsset,
               Demo; Repairs, RetentionRule, KindWithRunbook. For topics that somebody else defines: ForeignContract,
-              ForeignPart, At, FromHeader, ContractUnion. Personal marks fields with data of persons
+              ForeignPart, At, FromHeader, ContractUnion. For topics with a schema registry: Avro, Protobuf, JsonSchema.
+              Personal marks fields with data of persons
 An effect     Message, Rejected, outbox; `metadata` for its tables; `begin`, a transaction of the operational database
 Start a Dag   lag_watcher, LandedOffsetsSensor; joined, joined_by_key, joined_or_at; OUTBOX_DUE
 In its tasks  claim_messages and handle_chunk; claim_partition_keys and handle_message; landing_tasks; message_of,
               partition_key, can_take_keys, has_queued_runs; task_defaults, RETRIES and REPORTED for `default_args`
-Outcomes      Reason, ContractViolation, NotWanted
+Outcomes      Reason, ContractViolation, NotWanted, RegistryUnavailable
 
 Some packages have no stable API yet, although the example uses them: the lake (`lake/`), checks of sets
 (`validators/`), models (`models/`), agents (`inference/`) and pages (`pages/`).
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
     from include.streams.contracts.personal import Personal
     from include.streams.contracts.repairs import Repairs
+    from include.streams.formats import Avro, JsonSchema, Protobuf, RegistryUnavailable
     from include.streams.kafka.assets import OUTBOX_DUE
     from include.streams.kafka.consumers import RETRIES, Consumer, Shape
     from include.streams.kafka.context import can_take_keys, has_queued_runs, message_of, partition_key
@@ -61,6 +63,7 @@ __all__ = [
     "REPORTED",
     "RETRIES",
     "At",
+    "Avro",
     "Consumer",
     "Contract",
     "ContractUnion",
@@ -69,6 +72,7 @@ __all__ = [
     "ForeignContract",
     "ForeignPart",
     "FromHeader",
+    "JsonSchema",
     "KeyedAsset",
     "KindWithRunbook",
     "LandedOffsetsSensor",
@@ -79,8 +83,10 @@ __all__ = [
     "Personal",
     "PlainObjects",
     "Project",
+    "Protobuf",
     "Reason",
     "Registry",
+    "RegistryUnavailable",
     "Rejected",
     "Repairs",
     "RetentionRule",
@@ -111,6 +117,7 @@ _DEFINED_IN = {
     "REPORTED": "operations.heartbeats:REPORTED",
     "RETRIES": "kafka.consumers:RETRIES",
     "At": "contracts:At",
+    "Avro": "formats:Avro",
     "Consumer": "kafka.consumers:Consumer",
     "Contract": "contracts:Contract",
     "ContractUnion": "contracts:ContractUnion",
@@ -119,6 +126,7 @@ _DEFINED_IN = {
     "ForeignContract": "contracts:ForeignContract",
     "ForeignPart": "contracts:ForeignPart",
     "FromHeader": "contracts:FromHeader",
+    "JsonSchema": "formats:JsonSchema",
     "KeyedAsset": "packages:KeyedAsset",
     "KindWithRunbook": "operations.alarm_kinds:KindWithRunbook",
     "LandedOffsetsSensor": "landing.sensor:LandedOffsetsSensor",
@@ -129,8 +137,10 @@ _DEFINED_IN = {
     "Personal": "contracts.personal:Personal",
     "PlainObjects": "contracts:PlainObjects",
     "Project": "packages:Project",
+    "Protobuf": "formats:Protobuf",
     "Reason": "contracts:Reason",
     "Registry": "contracts:Registry",
+    "RegistryUnavailable": "formats:RegistryUnavailable",
     "Rejected": "kafka.messages:Rejected",
     "Repairs": "contracts.repairs:Repairs",
     "RetentionRule": "operations.retention:Rule",

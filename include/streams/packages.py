@@ -17,6 +17,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from include.streams.contracts import Registry
+from include.streams.formats import JSON
 from include.streams.kafka.consumers import Consumer
 from include.streams.landing.consumers import LandingConsumer
 from include.streams.landing.tables import clean_table
@@ -190,6 +191,11 @@ class Project:
     def landed_topics(self) -> list[str]:
         """The names of the topics that land in tables."""
         return [topic.name for topic in self.topics if topic.landed]
+
+    @property
+    def needs_registry(self) -> bool:
+        """Whether a topic needs a schema registry."""
+        return any(topic.format is not JSON for topic in self.topics)
 
     @property
     def tables(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Create what the Dags need in the services: tables, topics and connectors."""
+"""Create what the Dags need in the services: tables, topics, connectors and schemas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from include.streams.contracts import Registry
 
 
 def prepare(topics: Registry) -> list[str]:
-    """Bring the databases, Kafka and Kafka Connect to the state that this version of the code needs.
+    """Bring databases, Kafka, Kafka Connect and schema registry to the state that this version of the code needs.
 
     It can be repeated without harm.
 
@@ -17,13 +17,15 @@ def prepare(topics: Registry) -> list[str]:
         One text for each change.
 
     Raises:
-        Exception: An error of the database, Kafka or Kafka Connect. Earlier changes stay.
+        Exception: An error of the database, Kafka, Kafka Connect or the schema registry. Earlier changes stay.
     """
+    from include.streams.contracts.registering import register_schemas
     from include.streams.kafka.topics import create_topics
     from include.streams.operations.migrate import upgrade
 
     migrations = [f"operational database: {revision}" for revision in upgrade()]
-    return migrations + create_topics(topics) + _land(topics) + _check_artifacts()
+    changes = migrations + create_topics(topics) + register_schemas(topics)
+    return changes + _land(topics) + _check_artifacts()
 
 
 def _land(topics: Registry) -> list[str]:

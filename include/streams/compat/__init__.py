@@ -35,6 +35,10 @@ overwriting
     Uses `_OverwriteFiles` and `_ManifestMergeManager` of PyIceberg. Tested with 0.12.0. Without them, a commit that
     replaces files fails with an ImportError that names the missing class; a test counts the manifests after commits.
 
+recursive_avro
+    Uses `_read_py` of fastavro. Tested with 1.13.1. Without it, messages of a recursive Avro schema cannot be read, and
+    their tasks fail with an ImportError.
+
 triggerer
     Uses `TriggerRunner.run_trigger` and `.sync_state_to_supervisor` of Airflow. Tested with 3.3.2. Without them, an
     event waits for the triggerer's next tick, half a second on average, and each process logs one warning.

@@ -4,6 +4,9 @@ They are for messages that a producer sent while it had a fault. The producer ha
 messages are in the dead-letter topic. A repair is a pure function of the message's value, so that repairing a message
 twice gives the same event. It must not invent values of fields from which the event id is derived. A repair always gets
 and returns the whole payload, also for a foreign contract. Headers are not changed.
+
+If the topic's schemas are in a registry, a repair gets and returns the JSON text of the value. The repaired text is
+encoded with the schema of the message, or with the topic's own.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from include.streams.contracts.foreign import At, ForeignContract, Headers, NotW
 from include.streams.contracts.model import Contract
 from include.streams.contracts.topics import Topic
 from include.streams.contracts.violations import ContractViolation, Reason, has_duplicate_keys
+from include.streams.formats import RegistryUnavailable, SchemaRefused
+from include.streams.formats.framing import SCHEMA_HEADERS
 
 # Returns the new value, or None if the repair does not apply to the message. May raise ContractViolation if the repair
 # applies, but the message has another fault.
@@ -23,11 +28,25 @@ Repair = Callable[[bytes], bytes | None]
 
 
 class Repaired(NamedTuple):
-    """A valid value, its event, and the names of the applied repairs (empty if the value was valid before)."""
+    """A valid value, its event, and the names of the applied repairs (empty if the value was valid before).
+
+    `headers` are those that replace the message's own headers about its schema; None to keep the message's headers.
+    """
 
     value: bytes
     event: Contract
     repairs: tuple[str, ...]
+    headers: list[tuple[str, bytes]] | None = None
+
+    def headers_of(self, headers: Headers) -> list[tuple[str, bytes | None]]:
+        """The headers of the repaired message.
+
+        Args:
+            headers: The headers of the message as it was.
+        """
+        if self.headers is None:
+            return list(headers)
+        return [*(header for header in headers if header[0] not in SCHEMA_HEADERS), *self.headers]
 
 
 class Repairs:
@@ -105,6 +124,8 @@ class Repairs:
         Raises:
             NotWanted: No contract of the topic's union takes the message's type.
             ContractViolation: The value still breaks the contract after all repairs, or a repair failed.
+            RegistryUnavailable: The schema registry, which the topic's format needs, gave no definite answer.
+            SchemaRefused: The repaired value needs a schema that the registry does not have.
         """
         try:
             return Repaired(value or b"", topic.parse(value, headers), ())
@@ -112,16 +133,23 @@ class Repairs:
             if value is None:
                 raise
             violation = error
+        text = _text_of(topic, value, headers)
+        if text is None:
+            raise violation
         applied: tuple[str, ...] = ()
         for name, repair in self.of(topic).items():
             try:
-                changed = repair(value)
-                if changed is not None and changed != value:
-                    value, applied = changed, (*applied, name)
-                    return Repaired(value, topic.parse(value, headers), applied)
+                changed = repair(text)
+                if changed is not None and changed != text:
+                    text, applied = changed, (*applied, name)
+                    event = topic.parse_text(text, headers)
+                    if topic.codec is None:
+                        return Repaired(text, event, applied)
+                    encoded, own_headers = topic.encode(text, like=(value, headers))
+                    return Repaired(encoded, event, applied, own_headers)
             except ContractViolation as error:
                 violation = error
-            except NotWanted:
+            except (NotWanted, RegistryUnavailable, SchemaRefused):
                 raise
             except Exception as error:
                 detail = f"the repair {name!r} raised {type(error).__name__}"
@@ -133,6 +161,17 @@ class Repairs:
         if name in repairs:
             raise ValueError(f"topic {topic.name!r} has a repair {name!r} already")
         repairs[name] = repair
+
+
+def _text_of(topic: Topic, value: bytes, headers: Headers) -> bytes | None:
+    """The text that repairs read; None if the value has none.
+
+    A producer that sent plain JSON to a topic with schemas can be repaired: its values are such texts.
+    """
+    try:
+        return topic.text_of(value, headers)
+    except ContractViolation as error:
+        return value if error.reason is Reason.no_schema_id else None
 
 
 def _members(topic: Topic) -> set[str]:

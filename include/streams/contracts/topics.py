@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args, get_origin
 
 from pydantic import AwareDatetime, ValidationError
 
@@ -31,6 +32,10 @@ from include.streams.contracts.violations import (
     from_errors,
     has_duplicate_keys,
 )
+from include.streams.formats import JSON, Format, NotDecodable, NotEncodable, RegistryFormat
+
+if TYPE_CHECKING:
+    from include.streams.formats.codec import Codec
 
 _LEGAL_NAME = re.compile(r"[a-zA-Z0-9._-]+")
 _VERSION_IN_NAME = re.compile(r"\.v([0-9]+)$")
@@ -47,6 +52,14 @@ BATCH_OVERHEAD_BYTES = 16 * 1024
 DEAD_LETTER_OVERHEAD_BYTES = 64 * 1024
 # Long enough to find the cause, deploy a fix and replay. Not forever, because dead letters hold personal data.
 DEAD_LETTER_RETENTION = timedelta(days=365)
+
+
+class OutgoingMessage(NamedTuple):
+    """An encoded event: key and value, and the headers that its format needs."""
+
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,8 @@ class Topic:
             `PlainObjects`: the sink of another product writes it to objects.
         event_time: The field with the time of the event in UTC; the clean table of a landed topic is partitioned by it.
         description: A text for the JSON Schema.
+        format: The format of the values: `JSON`, or `Avro(...)`, `Protobuf(...)` or `JsonSchema(...)` for a topic whose
+            schemas are in a schema registry. The contract judges the decoded value, whatever the format.
 
     Raises:
         ValueError: The topic cannot work as declared; the text names the attribute and the reason.
@@ -83,6 +98,7 @@ class Topic:
     landed: bool | PlainObjects = False
     event_time: str | None = None
     description: str = ""
+    format: Format = JSON
 
     def __post_init__(self) -> None:
         if not _LEGAL_NAME.fullmatch(self.name) or self.name in (".", ".."):
@@ -105,6 +121,7 @@ class Topic:
             self._check_event_time(contract)
         self._check_headers()
         self._check_landed()
+        self._check_format()
         if self.partitions < 1:
             self._refuse("partitions", f"{self.partitions}; at least 1")
         if self.retention is not None and self.retention < timedelta(minutes=1):
@@ -165,25 +182,71 @@ class Topic:
         Raises:
             ContractViolation: The message breaks the contract.
             NotWanted: No contract of the topic's union takes messages of this type.
+            RegistryUnavailable: The schema registry, which the topic's format needs, gave no definite answer. This says
+                nothing about the message: try it again later.
         """
-        if self.is_foreign:
-            return self._parse_foreign(value, headers)
-        if value is None:
-            raise ContractViolation(Reason.tombstone, "the message has no value")
+        if value is not None and self.codec is not None:
+            text = self.text_of(value, headers)
+            return self.parse_text(text, headers, max_bytes=len(text))
+        return self.parse_text(value, headers)
+
+    def text_of(self, value: bytes, headers: Headers = ()) -> bytes:
+        """The value of a message as a JSON text, which contracts, repairs and people read whatever the format is.
+
+        Args:
+            value: The message's value.
+            headers: The message's headers.
+
+        Returns:
+            The text; for a topic in JSON the value itself.
+
+        Raises:
+            ContractViolation: The value cannot be decoded.
+            RegistryUnavailable: The schema registry gave no definite answer.
+        """
+        if self.codec is None:
+            return value
         if len(value) > self.max_bytes:
             raise ContractViolation(Reason.too_large, f"{len(value)} bytes, at most {self.max_bytes}")
         try:
-            event = _validated(self.contracts[0], value)
+            return self.codec.decode(value, headers)
+        except NotDecodable as error:
+            raise ContractViolation(Reason(error.reason), error.detail) from None
+
+    def parse_text(self, text: bytes | None, headers: Headers = (), *, max_bytes: int | None = None) -> Contract:
+        """The event in the JSON text of a message, whatever the topic's format is.
+
+        Args:
+            text: The text; None for a tombstone.
+            headers: The message's headers.
+            max_bytes: The largest text that is allowed; by default the topic's own limit.
+
+        Returns:
+            The event.
+
+        Raises:
+            ContractViolation: The text breaks the contract.
+            NotWanted: No contract of the topic's union takes messages of this type.
+        """
+        limit = self.max_bytes if max_bytes is None else max_bytes
+        if self.is_foreign:
+            return self._parse_foreign(text, headers, limit)
+        if text is None:
+            raise ContractViolation(Reason.tombstone, "the message has no value")
+        if len(text) > limit:
+            raise ContractViolation(Reason.too_large, f"{len(text)} bytes, at most {limit}")
+        try:
+            event = _validated(self.contracts[0], text)
         except ValidationError as error:
-            raise explain(value, self.version, error) from None
+            raise explain(text, self.version, error) from None
         # If the text has as many names as fields were set, no name occurs twice. If it has more names, one may occur
         # twice; or the text has nested objects, or a value that looks like a name.
-        if len(_MEMBER_NAME_END.findall(value)) != len(event.model_fields_set) and has_duplicate_keys(value):
+        if len(_MEMBER_NAME_END.findall(text)) != len(event.model_fields_set) and has_duplicate_keys(text):
             raise duplicate_keys()
         return event
 
-    def _parse_foreign(self, value: bytes | None, headers: Headers) -> Contract:
-        payload = Payload(value, self.max_bytes)
+    def _parse_foreign(self, value: bytes | None, headers: Headers, max_bytes: int) -> Contract:
+        payload = Payload(value, max_bytes)
         contract: Any = (
             self.contract.of(payload, headers) if isinstance(self.contract, ContractUnion) else self.contract
         )
@@ -202,9 +265,32 @@ class Topic:
             The message's key and value.
 
         Raises:
-            TypeError: The event belongs to another contract, or somebody else defines the messages.
+            TypeError: The event belongs to another contract, somebody else defines the messages, or the format needs
+                headers: call `outgoing`.
             ContractViolation: `parse` would reject the bytes, because the event was changed with `model_copy` or is too
                 large. A message that every consumer would reject must not be sent.
+            SchemaRefused: The schema registry has no schema for the event, and may not get it from here.
+            RegistryUnavailable: The schema registry gave no definite answer.
+        """
+        key, value, headers = self.outgoing(event)
+        if headers:
+            raise TypeError(f"topic {self.name} has the id of its schema in a header: use `outgoing`, not `serialize`")
+        return key, value
+
+    def outgoing(self, event: Contract) -> OutgoingMessage:
+        """Encode an event as a message with the headers that the topic's format needs.
+
+        Args:
+            event: An event of this topic's contract.
+
+        Returns:
+            Key, value and headers.
+
+        Raises:
+            TypeError: The event belongs to another contract, or somebody else defines the messages.
+            ContractViolation: `parse` would reject the message.
+            SchemaRefused: The schema registry has no schema for the event, and may not get it from here.
+            RegistryUnavailable: The schema registry gave no definite answer.
         """
         if self.is_foreign or self.key is None:
             raise TypeError(
@@ -213,9 +299,49 @@ class Topic:
             )
         if type(event) is not self.contract:
             raise TypeError(f"topic {self.name} holds {self.contract_name}, not {type(event).__name__}")
-        value = event.model_dump_json().encode()
-        self.parse(value)
-        return str(getattr(event, self.key)).encode(), value
+        text = event.model_dump_json().encode()
+        self.parse_text(text, max_bytes=None if self.codec is None else len(text))
+        value, headers = self.encode(text)
+        return OutgoingMessage(str(getattr(event, self.key)).encode(), value, headers)
+
+    def encode(
+        self, text: bytes, *, like: tuple[bytes, Headers] | None = None
+    ) -> tuple[bytes, list[tuple[str, bytes]]]:
+        """Encode the JSON text of a message in the topic's format. The text is not checked against the contract.
+
+        Args:
+            text: The text.
+            like: Value and headers of a message whose schema is used, if it can be. By default the topic's own schema,
+                or, if it has none, the latest schema of its subject.
+
+        Returns:
+            The value, and the headers that belong to it. For a topic in JSON, the text and no headers.
+
+        Raises:
+            ContractViolation: The text does not fit the schema, or the value is too large.
+            SchemaRefused: The schema registry has no schema, and may not get it from here.
+            RegistryUnavailable: The schema registry gave no definite answer.
+        """
+        if self.codec is None:
+            return text, []
+        try:
+            value, headers = self.codec.encode_like(json.loads(text), like)
+        except NotEncodable as error:
+            raise ContractViolation(Reason.rejected, str(error)) from None
+        except (ValueError, RecursionError) as error:
+            raise ContractViolation(Reason.not_json, type(error).__name__) from None
+        if len(value) > self.max_bytes:
+            raise ContractViolation(Reason.too_large, f"{len(value)} bytes, at most {self.max_bytes}")
+        return value, headers
+
+    @property
+    def codec(self) -> Codec | None:
+        """Decodes and encodes the values; None for a topic in JSON. It is loaded at its first use."""
+        if not isinstance(self.format, RegistryFormat):
+            return None
+        from include.streams.formats.codecs import codec_of
+
+        return codec_of(self.name, self.format, None if self.is_foreign else self.contracts[0])
 
     def kafka_config(self) -> dict[str, str]:
         """The topic's settings in Kafka."""
@@ -271,6 +397,15 @@ class Topic:
                 "the broker deletes messages of a compacted topic, so the number of a line in an object says nothing "
                 "about its offset: let the sink write envelopes",
             )
+
+    def _check_format(self) -> None:
+        if not isinstance(self.format, RegistryFormat):
+            return
+        if self.landed:
+            self._refuse("format", "only topics in JSON can land in tables")
+        names_record = self.format.subject != "topic"
+        if names_record and self.is_foreign and self.format.schema is None and not self.format.records:
+            self._refuse("format", "somebody else defines the messages: name their `records`")
 
     def _check_version(self, contract: type[Contract]) -> None:
         field = contract.model_fields.get("version")

@@ -26,6 +26,12 @@ class Reason(StrEnum):
 
     tombstone = "tombstone"
     too_large = "too_large"
+    # Of topics whose schemas are in a registry: the value has no id of a schema, the registry does not know the id, the
+    # schema is not the topic's, or the bytes do not fit it.
+    no_schema_id = "no_schema_id"
+    unknown_schema = "unknown_schema"
+    foreign_schema = "foreign_schema"
+    not_decodable = "not_decodable"
     not_utf8 = "not_utf8"
     not_json = "not_json"
     wrong_version = "wrong_version"

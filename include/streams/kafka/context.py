@@ -46,6 +46,7 @@ def message_of(consumer: Consumer) -> Message:
         ValueError: The run has no partition key, or this consumer has not claimed the key.
         LookupError: The message is no longer in Kafka.
         ContractViolation: The message breaks its contract.
+        RegistryUnavailable: The schema registry, which the topic's format needs, is unavailable.
     """
     from include.streams.kafka.tasks import read_message
 

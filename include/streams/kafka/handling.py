@@ -24,6 +24,7 @@ from sqlalchemy.sql.functions import Function
 
 from include.streams.contracts import ContractViolation, NotWanted, Reason
 from include.streams.contracts.digests import differ, digest
+from include.streams.formats import RegistryUnavailable
 from include.streams.kafka.consumers import PROGRAMMING_ERRORS, Consumer
 from include.streams.kafka.dead_letters import DeadLetter, DeadLetterWriter, alarm_conflicts
 from include.streams.kafka.messages import Message, Rejected
@@ -74,6 +75,11 @@ def _database_is_away(error: Exception) -> bool:
     state = _sqlstate(error)
     # Without an SQLSTATE, the client has found no server. 08: the connection failed. 57P: the server is ending it.
     return not state or state.startswith(("08", "57P"))
+
+
+def _service_is_away(error: Exception) -> bool:
+    """Whether the database is unavailable, or the schema registry that an effect needs for the messages it sends."""
+    return isinstance(error, RegistryUnavailable) or _database_is_away(error)
 
 
 def _is_limit(error: Exception) -> bool:
@@ -128,6 +134,7 @@ class BatchProcessor:
 
         Raises:
             HandlingFailed: The effects of some messages failed; all other messages are handled.
+            RegistryUnavailable: The schema registry is unavailable. It is never the reason for a dead letter.
             SQLAlchemyError: The database is unavailable.
         """
         started = time.monotonic()
@@ -159,6 +166,7 @@ class BatchProcessor:
             The valid messages that are not in the inbox yet.
 
         Raises:
+            RegistryUnavailable: The schema registry is unavailable.
             SQLAlchemyError: The database is unavailable.
         """
         valid, invalid, unwanted = self._validate(self._without_finished(messages))
@@ -228,7 +236,7 @@ class BatchProcessor:
             try:
                 return self._record(valid), []
             except Exception as error:
-                if _database_is_away(error):
+                if _service_is_away(error):
                     raise
                 self._wait_less_if_locked(error)
         return self._one_by_one(valid)
@@ -251,7 +259,7 @@ class BatchProcessor:
                 detail = str(error) if isinstance(error, Rejected) else type(error.orig).__name__
                 dead_letters.append(DeadLetter(event.message, Reason.rejected, detail))
             except Exception as error:
-                if _database_is_away(error):
+                if _service_is_away(error):
                     raise
                 if _is_limit(error):
                     dead_letters.append(DeadLetter(event.message, Reason.rejected, "larger than the database takes"))

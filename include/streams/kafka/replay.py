@@ -393,7 +393,7 @@ class _Replay:
             # There is no original key, because the landing table has no keys: the key is taken from the event. (A
             # foreign contract may know no field that is the key.)
             key = str(getattr(repaired.event, self.topic.key)).encode()
-        headers = letter.headers_for_replay(self.topic.name, self.run_id)
+        headers = repaired.headers_of(letter.headers_for_replay(self.topic.name, self.run_id))
         # To the message's original partition: messages with one key belong in one partition, and a producer in another
         # language may map keys to partitions differently.
         partition = origin.partition if origin.partition in self.offsets else None

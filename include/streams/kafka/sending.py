@@ -1,7 +1,8 @@
 """Send the messages of a file to a topic, for tests by hand.
 
 Every value is checked against the topic's contract before the first message is sent. So nothing is sent of a file that
-contains an invalid message. The bytes of each value are sent as they are in the file.
+contains an invalid message. The bytes of each value are sent as they are in the file. If the topic's schemas are in a
+registry, the file holds JSON texts, and each value is encoded in the topic's format.
 
 A document of the file is the value of a message, or a whole message: an object with the members "headers" and "value",
 and "key" if the message has a key. A value that is a text is sent without quotes, so that a message can hold anything.
@@ -16,7 +17,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from include.streams.contracts import ContractViolation, NotWanted, Registry
+from include.streams.contracts import ContractViolation, NotWanted, Registry, Topic
+from include.streams.formats import RegistryUnavailable, SchemaRefused
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.producer import Headers
 
@@ -210,7 +212,8 @@ def messages_of(
 
     Raises:
         CannotSend: No package declares the topic, a value breaks the contract, or a value lacks the field `key_field`.
-            The text names the first invalid messages.
+            The text names the first invalid messages. Or a value cannot be encoded, because the schema registry is
+            unavailable or has no schema.
     """
     topic = next((topic for topic in topics if topic.name == name), None)
     if topic is None and is_checked:
@@ -222,7 +225,7 @@ def messages_of(
         event = None
         own_headers = [*value.headers, *(headers or ())]
         try:
-            event = topic.parse(value.data, own_headers) if topic is not None else None
+            event = topic.parse_text(value.data, own_headers) if topic is not None else None
         except ContractViolation as violation:
             if is_checked:
                 problems.append(f"message {number} (line {value.line}): {violation}")
@@ -240,7 +243,10 @@ def messages_of(
             key = str(getattr(event, own_key)).encode()
         if key_field is not None and key is None:
             problems.append(f"message {number} (line {value.line}): its key {key_field} has no text and no number")
-        messages.append(Outgoing(value, key, own_headers))
+        try:
+            messages.append(encoded(topic, Outgoing(value, key, own_headers), is_checked=is_checked))
+        except ContractViolation as violation:
+            problems.append(f"message {number} (line {value.line}): {violation}")
     if problems:
         more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
         unless = ", or send it without the check by CHECK=0 (--no-check)" if is_checked else ""
@@ -249,6 +255,32 @@ def messages_of(
             f"{'; '.join(problems[:MAX_NAMED])}{more}. Repair the file{unless}"
         )
     return messages
+
+
+def encoded(topic: Topic | None, message: Outgoing, *, is_checked: bool = True) -> Outgoing:
+    """The message with its value in the topic's format.
+
+    Args:
+        topic: The topic; None if it is not declared.
+        message: A message whose value is a JSON text.
+        is_checked: Whether a text that does not fit the schema is an error. If not, it is sent as it is.
+
+    Raises:
+        ContractViolation: The text does not fit the schema.
+        CannotSend: The schema registry is unavailable, or has no schema.
+    """
+    value, headers = message.value, message.headers
+    if topic is None or value.data is None or topic.codec is None:
+        return message
+    try:
+        data, added = topic.encode(value.data)
+    except ContractViolation:
+        if is_checked:
+            raise
+        return message
+    except (RegistryUnavailable, SchemaRefused) as error:
+        raise CannotSend(f"nothing was sent to {topic.name}: {error}") from error
+    return Outgoing(replace(value, data=data), message.key, [*headers, *added])
 
 
 def _field(value: bytes, path: str) -> bytes | None:

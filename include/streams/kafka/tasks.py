@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select, update
 
+from include.streams.formats import RegistryUnavailable
 from include.streams.kafka import postponed, watch
 from include.streams.kafka.broken_contracts import watch_broken_contracts
 from include.streams.kafka.claims import (
@@ -341,7 +342,7 @@ def _open_keys(
                             before = replace(wanted, start=position, end=message.offset)
                             _finish(consumer, claimed.id, before, reader.gone, run_id)
                             position = message.offset + 1
-            except (ReadingStalled, KafkaException) as error:
+            except (ReadingStalled, KafkaException, RegistryUnavailable) as error:
                 log.exception("range not read to its end: %s", wanted)
                 errors.append(error)
                 continue
@@ -378,7 +379,7 @@ def handle_message(consumer: Consumer, key: str, run_id: str) -> None:
 
     Raises:
         ValueError: This consumer has not claimed the key.
-        HandlingFailed: The effect failed, or the message cannot be read; Airflow retries.
+        HandlingFailed: The effect failed, or the message cannot be read or decoded; Airflow retries.
         KafkaException: The broker failed; Airflow retries.
         SQLAlchemyError: The database failed; Airflow retries.
         AirflowFailException: The topic is not the one that was claimed, or the effect keeps failing and its key is
@@ -411,6 +412,7 @@ def read_message(consumer: Consumer, key: str) -> Message:
         ContractViolation: The message breaks its contract.
         NotWanted: No contract of the topic's union takes the message.
         ReadingStalled: The broker returned nothing in time.
+        RegistryUnavailable: The schema registry, which the topic's format needs, is unavailable.
         KafkaException: The broker failed.
     """
     wanted = claimed_offset(consumer, key).wanted
@@ -475,7 +477,7 @@ def handle_chunk(consumer: Consumer, chunk: Chunk, run_id: str) -> None:
         run_id: The Dag run that handles it.
 
     Raises:
-        HandlingFailed: Some effects failed, or some ranges cannot be read; Airflow retries.
+        HandlingFailed: Some effects failed, or some ranges cannot be read or decoded; Airflow retries.
         KafkaException: The broker failed; Airflow retries.
         SQLAlchemyError: The database failed; Airflow retries.
         AirflowFailException: The topic is not the one that was claimed, or some effects keep failing and
@@ -708,8 +710,8 @@ def _handle(
                     failures.append(str(failure))
                     failing.append(wanted)
                 delivery.between_batches(processor.written)
-        except (ReadingStalled, KafkaException) as error:
-            # Recorded, so that the other ranges need not wait for a partition that cannot be read.
+        except (ReadingStalled, KafkaException, RegistryUnavailable) as error:
+            # Recorded, so that the other ranges need not wait for a partition that cannot be read or decoded.
             log.exception("range not read to its end: %s", wanted)
             failures.append(f"{wanted}: {type(error).__name__}: {error}")
             is_read = False

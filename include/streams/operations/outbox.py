@@ -95,8 +95,9 @@ def add_message(connection: Connection, *, consumer: str, topic: "Topic", event:
         topic: The topic of the message.
         event: The message's content; it gives the key too.
     """
-    key, value = topic.serialize(event)
-    _add(connection, Route(consumer, "message", topic.name), key, value)
+    key, value, headers = topic.outgoing(event)
+    traced = [*headers, *_trace.get({}).items()]
+    _add(connection, Route(consumer, "message", topic.name), key, value, traced)
 
 
 def add_record(

@@ -34,7 +34,7 @@ def test_a_typing_error_breaks_the_compose_specification(tmp_path: Path):
 
 
 def test_it_has_the_services_of_the_local_stack():
-    assert SERVING.keys() == {"kafka", "connect", "objectstore", "operations-db"}
+    assert SERVING.keys() == {"kafka", "connect", "objectstore", "operations-db", "schema-registry"}
     # An example may add its simulators, which run only in their profile.
     assert COMPOSE["services"].keys() - SERVING.keys() - {"simulators"} == {"connect-plugin"}
 
@@ -52,7 +52,7 @@ def test_a_service_listens_on_loopback_only(service: dict):
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
-@pytest.mark.parametrize("name", sorted(SERVING.keys() - {"connect"}))  # its state is topics
+@pytest.mark.parametrize("name", sorted(SERVING.keys() - {"connect", "schema-registry"}))  # their state is elsewhere
 def test_the_data_of_a_service_outlives_its_container(name: str):
     names = {volume.split(":")[0] for volume in COMPOSE["services"][name]["volumes"]}
     assert names
@@ -104,8 +104,9 @@ def test_connect_finds_its_worker_settings_its_plugin_and_its_passwords():
 def test_buckets_and_catalog_are_those_of_the_local_stack():
     script = COMPOSE["services"]["objectstore"]["entrypoint"][-1]
     assert all(f"/storage/{bucket} " in script for bucket in object_store.BUCKETS)
-    database = postgres.DATABASES["landing_catalog"]
-    assert COMPOSE["configs"]["landing_catalog"]["content"] == f"CREATE DATABASE {database};"
+    databases = [postgres.DATABASES[key] for key in ("landing_catalog", "schema_registry")]
+    content = " ".join(f"CREATE DATABASE {database};" for database in databases)
+    assert COMPOSE["configs"]["landing_catalog"]["content"] == content
     (config,) = COMPOSE["services"]["operations-db"]["configs"]
     assert config == {"source": "landing_catalog", "target": "/docker-entrypoint-initdb.d/landing_catalog.sql"}
 
