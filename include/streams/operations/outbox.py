@@ -74,6 +74,9 @@ def tracing(headers: Mapping[str, bytes]) -> Iterator[None]:
 
     Args:
         headers: The valid trace headers of the message whose effect adds the rows.
+
+    Yields:
+        None.
     """
     token = _trace.set(headers)
     try:
@@ -136,10 +139,13 @@ def record_headers(row: Row) -> list[tuple[str, bytes | None]]:
 
 
 def request_headers(row: Row) -> dict[str, str]:
-    """The headers of the request for a row of kind `request`: its id as `Idempotency-Key`, and trace headers.
+    """The headers of the request for a row of kind `request`.
 
     Args:
         row: The row.
+
+    Returns:
+        {name: value}: its trace headers, and its id as `Idempotency-Key`.
     """
     traced = {name: value.decode("ascii", "replace") for name, value in _own_headers(row) if value is not None}
     return {**traced, "Idempotency-Key": str(row.id)}
