@@ -85,7 +85,7 @@ def _check(layout: Layout | None, data: bytes | None, size: int) -> tuple[pyarro
 
     def refused(rule: str, expected: str, observed: str) -> SetResult:
         outcome = Outcome(rule, "run", Severity.critical, State.failed, expected, observed)
-        return SetResult(suite.name, 0, 0, (outcome,), {})
+        return SetResult(suite.name, 0, (outcome,), {})
 
     if layout is None:
         suite = SetSuite("register", (), description=f"A file that was uploaded below {INCOMING}.")
