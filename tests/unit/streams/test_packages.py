@@ -157,6 +157,7 @@ def test_a_packages_retention_rules_get_the_time_that_inbox_rows_are_kept(monkey
     project.prune({**days, "inbox_days": None}, seconds=1)
     assert kept == [timedelta(days=480), None]
     tables = {"inbox", "replays", "claims", "outbox", "alarms", "operations_audit"}
+    tables |= {"consumer_samples", "landing_samples", "outcome_counts", "outcome_intervals"}
     assert {rule.table.name for rule in pruned} == tables
 
 
