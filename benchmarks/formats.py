@@ -66,10 +66,9 @@ def leak(number: int) -> Leak:
 
 def record(connection: Connection, message: Message) -> None:
     """The effect: a row."""
-    connection.execute(
-        text("insert into bench_leaks values (:key, :litres)"),
-        {"key": message.event.leak_key, "litres": message.event.litres_per_hour},
-    )
+    event: Any = message.event
+    row = {"key": event.leak_key, "litres": event.litres_per_hour}
+    connection.execute(text("insert into bench_leaks values (:key, :litres)"), row)
 
 
 def topic_of(name: str) -> Topic:
