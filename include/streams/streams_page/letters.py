@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from include.streams.contracts import ContractViolation, NotWanted, Topic
 from include.streams.contracts.personal import MASK, has_personal_fields, masked, public_names
 from include.streams.contracts.repairs import to_document
+from include.streams.formats import RegistryUnavailable, SchemaRefused
 from include.streams.kafka.connection import CONN_ID
 from include.streams.kafka.dead_letter_records import DeadLetterRecord
 from include.streams.kafka.dead_letters import PREFIX
@@ -189,11 +190,14 @@ def _repair(project: Project, topic: Topic, letter: DeadLetterRecord, *, hides: 
     if letter.origin is None:
         return {"passes": None, "text": "Another program wrote this dead letter: it is not replayed from here."}
     try:
-        value, _, repairs = project.repairs_of(topic.name).apply(topic, letter.record.value, letter.headers)
+        repaired = project.repairs_of(topic.name).apply(topic, letter.record.value, letter.headers)
     except ContractViolation as violation:
         return {"passes": False, "text": f"It still breaks its contract: {violation.reason}: {violation.detail}"}
     except NotWanted:
         return {"passes": False, "text": "No contract of the topic takes messages of its type."}
+    except (RegistryUnavailable, SchemaRefused) as error:
+        return {"passes": None, "text": f"The schema registry gives no answer about it: {error}"}
+    value, repairs = repaired.value, repaired.repairs
     changed = value != letter.record.value
     return {
         "passes": True,
