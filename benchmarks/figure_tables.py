@@ -237,6 +237,19 @@ SECTIONS = {
             ),
         ),
     ),
+    "bench-pages": Section(
+        "The Streams page",
+        "Each view is requested from a new application, with 500 consumers, 200 landed topics and 100,000 dead letters.",
+        (
+            Table(
+                _FIGURE,
+                (
+                    ("the slowest view, median", "{slowest_view_ms:,} ms"),
+                    ("the first request", "{first_ms:,} ms"),
+                ),
+            ),
+        ),
+    ),
     "bench-foreign": Section(
         "Validation of a foreign contract, compared with a plain contract",
         "Both contracts check the same fields of the same flat messages. Documents are nested, and six values of each "

@@ -9,14 +9,12 @@ effects keep failing, and deletes old rows.
 **Makes**
 - alarms: lag (in the standard lane: what has landed and is not claimed), age and open claims of every consumer, also of
   a paused Dag; outbox rows that have waited for an hour. Alarms whose cause is gone are closed;
-- the gauges of docs/metrics.md, which a collector of metrics gets if Airflow is configured for one;
+- the gauges of docs/metrics.md;
 - partition keys that started no run, for example those of claimed messages that were not handled;
 - retries of effects that have failed: after two minutes, then at growing intervals of at most half an hour;
 - for the Streams page: the lag of each consumer, the outcomes of every 15 minutes, a list of the dead letters;
-- room: deletes finished rows that are older than the parameters say. Open rows are kept, whatever their age. An inbox
-  row identifies a message that is read again, so it must be kept longer than its message: the task checks `inbox_days`
-  against the topics, and keeps the rows for longer if the broker keeps a topic's messages for longer than declared
-  (`include/streams/kafka/retention.py`). For Airflow's own tables see docs/runbooks/metadata-grows.md.
+- room: deletes finished rows that are older than the parameters say. Inbox rows are kept longer than their messages,
+  which may be read again (`include/streams/kafka/retention.py`). For Airflow's tables see docs/runbooks/metadata-grows.md.
 
 **When it fails** nothing is lost; the next run does the work. Consumers work without this Dag. A failed task opens the
 alarm `dag_failed`. If no run starts at all, `watch_connectors` raises `dag_silent`.

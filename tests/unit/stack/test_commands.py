@@ -13,7 +13,7 @@ from stack.state import State
 ENDPOINTS = {
     "services": {"kafka": {"state": "RUNNING", "pid": 7, "log": "/logs/kafka.log"}},
     "kafka": {"bootstrap_servers": "127.0.0.1:20001"},
-    "postgres": None, "object_store": None, "connect": None,
+    "postgres": None, "object_store": None, "connect": None, "registry": None,
     "airflow": {"url": "http://127.0.0.1:20002", "username": "admin", "password": "secret"},
 }  # fmt: skip
 

@@ -50,6 +50,8 @@ class Setup:
         return subprocess.Popen(
             ["sh", self.folder / "stack" / "setup.sh"],
             env={**os.environ, "PROGRESS_SECONDS": "1"}, text=True, start_new_session=True,
+            # A background job ignores this signal, and so would its processes.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
