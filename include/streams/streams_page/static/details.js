@@ -57,7 +57,7 @@ export function makeConsumer(container) {
   return (row) => {
     const counts = facts(
       ["Lag", `${number(row.lag)} of at most ${number(row.limits.lag)}`],
-      ["Oldest message waits", row.lag ? duration(row.age_seconds) : "none waits", row.age_seconds && row.sampled_at ? element("small", {}, " as of ", ago(row.sampled_at)) : null].filter(Boolean),
+      ["Oldest message waits", row.lag ? duration(row.age_seconds) : row.lag === 0 ? "none waits" : "–", row.age_seconds && row.sampled_at ? element("small", {}, " as of ", ago(row.sampled_at)) : null].filter(Boolean),
       ["Handled in 24 h", number(row.handled)],
       ["Per minute, now", row.per_minute == null ? "–" : row.per_minute.toFixed(row.per_minute < 10 ? 1 : 0)],
       ["Duplicates", number(row.duplicates)],

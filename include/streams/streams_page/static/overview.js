@@ -101,7 +101,7 @@ function consumerRow(row) {
     "li",
     { class: "row consumer", "data-state": row.state, "data-name": row.name },
     nameCell(row, "consumers", topics === row.name ? "" : topics),
-    cell("Lag", short(row.lag), { note: row.age_seconds ? duration(row.age_seconds) : null, strong: row.state === "late" && row.lag > 0, zero: !row.lag }),
+    cell("Lag", short(row.lag), { note: row.age_seconds ? duration(row.age_seconds) : null, strong: row.state === "late" && row.lag > 0, zero: row.lag === 0 }),
     element("div", { class: "cell", "data-label": "6 hours" }, curve(row.curve, `Lag of ${row.name} in the last hours`)),
     cell("Per minute", row.per_minute == null ? "–" : short(row.per_minute), { zero: !row.per_minute }),
     count("Handled", row.handled),
