@@ -239,7 +239,7 @@ SECTIONS = {
     ),
     "bench-pages": Section(
         "The Streams page",
-        "Each view is requested from a new application, with 500 consumers, 200 landed topics and 100,000 dead letters.",
+        "Each view is requested from a new process, with 500 consumers, 200 landed topics and 100,000 dead letters.",
         (
             Table(
                 _FIGURE,

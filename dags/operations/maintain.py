@@ -14,7 +14,7 @@ effects keep failing, and deletes old rows.
 - retries of effects that have failed: after two minutes, then at growing intervals of at most half an hour;
 - for the Streams page: the lag of each consumer, the outcomes of every 15 minutes, a list of the dead letters;
 - room: deletes finished rows that are older than the parameters say. Inbox rows are kept longer than their messages,
-  which may be read again (`include/streams/kafka/retention.py`). For Airflow's tables see docs/runbooks/metadata-grows.md.
+  which may be read again (`include/streams/kafka/retention.py`). Airflow's: docs/runbooks/metadata-grows.md.
 
 **When it fails** nothing is lost; the next run does the work. Consumers work without this Dag. A failed task opens the
 alarm `dag_failed`. If no run starts at all, `watch_connectors` raises `dag_silent`.
