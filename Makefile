@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `make setup` creates. A target needs only Python 3.11-3.13, make and a shell.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-next browser up down status send look topic revision remove-example env logs \
-    lint lock contracts bench-events bench-foreign faults figures
+    lint lock contracts bench-events bench-foreign bench-pages faults figures
 
 # Output of a target is for people and programs, also when make runs below make.
 MAKEFLAGS += --no-print-directory
@@ -102,6 +102,9 @@ bench-events: $(READY) ## compare the event lane with the provider's triggers, a
 
 bench-foreign: $(READY) ## compare the set-based validation of a foreign contract with that of a plain contract
 	@$(PYTHON) -m benchmarks.foreign $(ARGS)
+
+bench-pages: $(READY) ## measure the views of the Streams page with 500 consumers, 200 landed topics and 100,000 dead letters
+	@$(PYTHON) -m benchmarks.pages $(ARGS)
 
 faults: $(READY) ## test the event lane: kill processes under load, count lost messages and repeated effects; ARGS="--lane shared-stream" tests the provider's trigger
 	@$(PYTHON) -m benchmarks.faults $(ARGS)

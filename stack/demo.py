@@ -22,6 +22,8 @@ from stack.observer import DEAD_LETTERS, Observer, Snapshot
 from stack.stack import PROJECT, Stack
 
 TIMEOUT_SECONDS = 300  # after the last message; a run takes seconds, a retry after a killed task a minute
+# The page of plugins/streams.py.
+STREAMS = "plugin/streams"
 LINKS = 3  # shown for questions that wait for a person; the rest are counted
 LINE_SECONDS = 5  # between the lines of a log, where no terminal can redraw
 
@@ -93,7 +95,8 @@ def links(url: str, waiting: list[tuple[str, str]]) -> list[str]:
     Returns:
         Lines to print.
     """
-    lines = [f"{title}: {url}/{path}" for demo in project.PROJECT.demos for title, path in demo.pages.items()]
+    lines = [f"Streams, all consumers and topics: {url}/{STREAMS}"]
+    lines += [f"{title}: {url}/{path}" for demo in project.PROJECT.demos for title, path in demo.pages.items()]
     if waiting:
         lines.append(f"waiting for a person: {len(waiting)}")
         lines += [f"  {subject}: {url}/{path}" for subject, path in waiting[:LINKS]]

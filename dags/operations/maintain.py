@@ -11,6 +11,7 @@ effects keep failing, and deletes old rows.
   a paused Dag; outbox rows that have waited for an hour. Alarms whose cause is gone are closed;
 - partition keys that started no run, for example those of claimed messages that were not handled;
 - retries of effects that have failed: after two minutes, then at growing intervals of at most half an hour;
+- numbers for the Streams page: the lag of each consumer, and the outcomes of every 15 minutes;
 - room: deletes finished rows that are older than the parameters say. Open rows are kept, whatever their age. An inbox
   row identifies a message that is read again, so it must be kept longer than its message: the task checks `inbox_days`
   against the topics, and keeps the rows for longer if the broker keeps a topic's messages for longer than declared
@@ -68,6 +69,12 @@ def maintain():
         deliver_alarms()
 
     @task
+    def count_outcomes() -> int:
+        from include.streams.operations import samples
+
+        return samples.count_outcomes(seconds=240)
+
+    @task
     def emit_keys(name: str, outlet_events=None) -> None:
         keyed = PROJECT.keyed_assets[name]
         outlet_events[keyed.load_asset()].add_partitions(keyed.keys_to_emit_again())
@@ -85,6 +92,7 @@ def maintain():
     check_consumers()
     check_landing_consumers()
     check_outbox()
+    count_outcomes()
     for name, keyed in PROJECT.keyed_assets.items():
         emit_keys.override(task_id=f"emit_{name}", outlets=[keyed.load_asset()])(name)
     handle_postponed()

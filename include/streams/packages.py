@@ -53,6 +53,11 @@ class KeyedAsset:
         """The asset's name in `asset`, in lower case: a task is named after it."""
         return self.asset.rpartition(":")[2].lower()
 
+    @property
+    def consumer(self) -> Consumer | None:
+        """The consumer whose claims have the keys; None if a function finds them."""
+        return None if isinstance(self.keys, str) else self.keys
+
     def load_asset(self) -> Asset:
         """Import the asset. A Dag file may call this: it has imported Airflow anyway."""
         return resolve_name(self.asset)
@@ -149,6 +154,7 @@ class Project:
         topics: All topics.
         consumers: All consumers of topics.
         landing_consumers: All consumers of landing tables.
+        consumers_by_name: {name: consumer}, of both lanes.
         keyed_assets: {name: asset}; a task of `maintain` is named after each.
         alarm_kinds: {name: kind of alarm}, of the library and of all packages.
         nightly: {name: "package.module:function"}; a task of `maintain_tables` is named after each.
@@ -167,6 +173,7 @@ class Project:
         self.landing_consumers = _joined(package.landing_consumers for package in packages)
         # Two consumers of one name would share a consumer group and claims, and take messages from each other.
         _distinct("consumer", (consumer.name for consumer in (*self.consumers, *self.landing_consumers)))
+        self.consumers_by_name = {each.name: each for each in (*self.consumers, *self.landing_consumers)}
         self._check_topics()
         self.keyed_assets = {keyed.name: keyed for package in packages for keyed in package.keyed_assets}
         _distinct("keyed asset", (keyed.name for package in packages for keyed in package.keyed_assets))

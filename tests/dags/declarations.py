@@ -239,6 +239,21 @@ def tables_have_revisions(declared: Iterable[str], revisions: Iterable[Path]) ->
         )
 
 
+def moved_claims_find_their_dag(project: Project, files: list[DagFile]) -> Iterator[str]:
+    """The Dag `move_claim` starts the Dag with the consumer's name, and that Dag claims for the consumer."""
+    uses = consumers_used(files)
+    for consumer in project.consumers_by_name.values():
+        if getattr(consumer, "shape", None) is Shape.per_message:
+            # `maintain` emits the keys of its open claims again.
+            continue
+        dags = {use.file.dag.dag_id for use in uses if use.consumer.name == consumer.name}
+        if dags and consumer.name not in dags:
+            yield (
+                f"consumer {consumer.name}: the Dag {', '.join(sorted(dags))} claims for it, and has another name, so "
+                "move_claim would look for its runs in the wrong Dag; give the Dag the consumer's name"
+            )
+
+
 CHECKS = (
     functions_exist,
     consumers_are_declared,
@@ -246,4 +261,5 @@ CHECKS = (
     shapes_fit,
     dags_claim_what_they_watch,
     assets_are_updated,
+    moved_claims_find_their_dag,
 )

@@ -14,12 +14,15 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from include.streams.lake.buckets import bucket
 from include.streams.operations.alarms import open_alarms
+from include.streams.operations.audit import Actor
 from include.streams.operations.migrate import upgrade
 from include.streams.validators import results
 from include.streams.validators.__main__ import main as command
+from include.streams.validators.repairs import accept_suite
 from include.streams.validators.results import NothingToAccept
 from include.streams.validators.rules import Measure, Recent, SetSuite, between, not_null
 from include.streams.validators.sets import SetsFailed, check_run
+from tests.repairs import records_of
 
 pytestmark = pytest.mark.integration
 
@@ -109,6 +112,24 @@ def test_an_accepted_run_passes_only_with_the_accepted_rules(source, capsys):
     # Cleared again, with other rows: nobody has accepted their absence.
     with pytest.raises(SetsFailed, match="never missing"):
         check(source, 7, [50, None])
+
+
+def test_an_acceptance_by_a_dag_run_is_recorded_once(source):
+    with pytest.raises(SetsFailed):
+        check(source, 7, [50])
+    params: Any = {"consumer": source, "claim": 7, "reason": "a test", "dry_run": True}
+    by = Actor("ann", "accept_suite", "manual__1")
+    shown = accept_suite(params, by)["lines"]
+    assert any("x: 0 to 10" in line and line.startswith("failed") for line in shown)
+    assert alarms(source) == [("suite_failed", "7")]
+    results.accept(source, 7, by="ann", reason="a test")
+    # The retry of a task that was killed after the acceptance, before the record.
+    assert accept_suite({**params, "dry_run": False}, by)["lines"] == [
+        "accepted by ann: x: 0 to 10",
+        "now clear the run",
+    ]
+    assert len(json.loads(stored(source, 7, "acceptance.json"))["acceptances"]) == 1
+    assert [record["outcome"] for record in records_of("consumer", source)] == ["done", "done"]
 
 
 def test_accepting_needs_a_broken_rule_a_name_and_a_reason(source, capsys):

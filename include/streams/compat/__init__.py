@@ -12,8 +12,9 @@ kafka_settings
     can be created, and a TypeError names this module.
 
 metadata
-    Reads the columns `dag_id`, `state` and `run_after` of Airflow's table `dag_run`. Tested with 3.3.2. Without them,
-    the overview (`make look`) says that Airflow cannot be queried, and shows the rest.
+    Reads the columns `dag_id`, `run_id`, `state` and `run_after` of Airflow's table `dag_run`. Tested with 3.3.2.
+    Without them, the overview (`make look`) says that Airflow cannot be queried, and shows the rest; the command that
+    moves a claim asks the person.
 
 models
     Uses `__pydantic_core_schema__` of pydantic models. Tested with 2.14.3. Without it, the columns of a contract's

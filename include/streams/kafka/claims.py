@@ -52,7 +52,7 @@ def stopped_topics(stopped: Mapping[Partition, str]) -> dict[str, str]:
 
 
 def reset_command(consumer: str, topic: str, conn_id: str) -> str:
-    """The command that resets a stopped consumer.
+    """How to reset a stopped consumer: the Dag, then the command at the end, so that it can be copied.
 
     Args:
         consumer: The consumer's name.
@@ -60,7 +60,8 @@ def reset_command(consumer: str, topic: str, conn_id: str) -> str:
         conn_id: The Airflow connection of the broker.
     """
     command = f"python -m include.streams.kafka reset {consumer} {topic}"
-    return command if conn_id == CONN_ID else f"{command} --conn-id {conn_id}"
+    command = command if conn_id == CONN_ID else f"{command} --conn-id {conn_id}"
+    return f"the Dag reset_consumer, or {command}"
 
 
 @dataclass(frozen=True)

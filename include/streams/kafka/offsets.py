@@ -72,8 +72,7 @@ def log_identity(topic: str, broker_id: str) -> str:
         _topics_without_id.add(topic)
         log.warning(
             "topic %s: the broker gives it no topic id, so a recreated topic is not always detected; when you recreate "
-            "it, run `python -m include.streams.kafka reset CONSUMER %s` for each of its consumers",
-            topic,
+            "it, run the Dag reset_consumer for each of its consumers",
             topic,
         )
     return topic

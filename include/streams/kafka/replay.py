@@ -35,9 +35,10 @@ from include.streams.kafka.replays import (
     count_replayed,
     look_up,
     record,
-    source_columns,
+    row_of,
 )
 from include.streams.kafka.xcom import TopicRange, as_range
+from include.streams.operations.audit import Actor, repair_services
 from include.streams.operations.database import begin
 
 log = logging.getLogger(__name__)
@@ -104,16 +105,13 @@ def plan_replay(params: Mapping[str, Any], topics: Registry, *, conn_id: str = C
     """
     from airflow.sdk.exceptions import AirflowSkipException
 
-    topic = topics[Selection.model_validate(params).topic]
+    selection = Selection.model_validate(params)
+    topic = topics[selection.topic]
     with GroupOffsets(GROUP, conn_id) as group:
         _, dead = replay_extent(group, topic)
-    ranges = [
-        OffsetRange(topic.dead_letter_name, offsets.topic_id, partition, offsets.low, offsets.end)
-        for partition, offsets in sorted(dead.items())
-        if offsets.low < offsets.end
-    ]
+    ranges = ranges_of(topic, dead, selection)
     if not ranges:
-        raise AirflowSkipException(f"{topic.dead_letter_name} is empty")
+        raise AirflowSkipException(f"{topic.dead_letter_name} is empty, or has none of these dead letters")
     log.info("dead letters of %s: %s", topic.name, [str(wanted) for wanted in ranges])
     return [as_range(wanted) for wanted in ranges]
 
@@ -125,6 +123,7 @@ def replay(
     *,
     topics: Registry,
     repairs: Repairs,
+    by: Actor | None = None,
     conn_id: str = CONN_ID,
 ) -> ReplayReport:
     """Process the selected dead letters of the ranges, and log the report as a table.
@@ -135,6 +134,7 @@ def replay(
         run_id: The Dag run's id.
         topics: The project's topics.
         repairs: The repairs of their messages.
+        by: Who replays; None for a run without a record, which a Dag file of an earlier release has started.
         conn_id: The Airflow connection of the broker.
 
     Returns:
@@ -144,9 +144,28 @@ def replay(
         AirflowFailException: The dead-letter topic was recreated after the plan was made; Airflow does not retry.
         Exception: An error of the broker or the database; Airflow retries the task, which continues where it stopped.
     """
+    selection = Selection.model_validate(params)
+    reports: list[ReplayReport] = []
+
+    def work() -> list[str]:
+        reports.append(_replay(ranges, selection, run_id, topics, repairs, conn_id))
+        return [f"{row['count']} {row['outcome']} ({row['reason']})" for row in reports[-1]["counts"]] or ["none"]
+
+    if by is None:
+        work()
+    else:
+        given = selection.model_dump(mode="json", exclude={"why", "reason"})
+        recorded = {**given, "letter_reason": selection.reason, "reason": selection.why or "not given"}
+        # Repeated if the run is cleared: the table `replays` shows what it has sent.
+        repair_services("replay_dead_letters", recorded, by, work, repeats=True)
+    return reports[-1]
+
+
+def _replay(
+    ranges: Sequence[TopicRange], selection: Selection, run_id: str, topics: Registry, repairs: Repairs, conn_id: str
+) -> ReplayReport:
     from airflow.sdk.exceptions import AirflowFailException
 
-    selection = Selection.model_validate(params)
     topic = topics[selection.topic]
     with GroupOffsets(GROUP, conn_id, **CONSUMER_SETTINGS) as group, AcknowledgedProducer(conn_id) as producer:
         original, dead = replay_extent(group, topic)
@@ -192,6 +211,29 @@ def replay_extent(group: GroupOffsets, topic: Topic) -> tuple[dict[int, Partitio
             "prepare_services, grant READ on both topics, or wait for the broker"
         )
     return original, dead
+
+
+def ranges_of(topic: Topic, dead: Mapping[int, PartitionOffsets], selection: Selection) -> list[OffsetRange]:
+    """The offsets of the dead-letter topic to read.
+
+    Args:
+        topic: The topic.
+        dead: {partition: offsets} of its dead-letter topic.
+        selection: Which dead letters are wanted. If it names dead letters, only the offsets from the first to the last
+            of each partition are read.
+
+    Returns:
+        The ranges, without empty ones.
+    """
+    ranges = []
+    for partition, offsets in sorted(dead.items()):
+        low, end = offsets.low, offsets.end
+        if (named := selection.places) is not None:
+            wanted = [offset for number, offset in named if number == partition]
+            low, end = (max(low, min(wanted)), min(end, max(wanted) + 1)) if wanted else (0, 0)
+        if low < end:
+            ranges.append(OffsetRange(topic.dead_letter_name, offsets.topic_id, partition, low, end))
+    return ranges
 
 
 def as_table(report: Mapping[str, Any]) -> str:
@@ -251,8 +293,7 @@ class _Replay:
         The outcomes of dead letters that are not replayed are recorded at the end: the retry of a killed task
         determines them again.
         """
-        letters = [DeadLetterRecord.of(record, self.topic.name) for record in batch]
-        letters = [letter for letter in letters if self.selection.takes(letter.record.timestamp, letter.origin)]
+        letters = self.selection.of(DeadLetterRecord.of(record, self.topic.name) for record in batch)
         known, done = look_up(self.topic.name, letters)
         self.done |= done
         changed = []
@@ -279,7 +320,8 @@ class _Replay:
         record, origin = letter.record, letter.origin
         reason = str(origin.reason) if origin else ""
         self.counts[reason, result.outcome] += 1
-        if result.outcome is not ReplayOutcome.replayed_before and len(self.rows) < MAX_ROWS:
+        is_over = result.outcome in (ReplayOutcome.replayed_before, ReplayOutcome.settled)
+        if not is_over and len(self.rows) < MAX_ROWS:
             dead_letter = f"{record.partition}@{record.offset}"
             message = f"{origin.partition}@{origin.offset}" if origin and origin.was_on_the_topic else ""
             self.rows.append(Row(dead_letter=dead_letter, message=message, reason=reason, **result._asdict()))
@@ -290,6 +332,8 @@ class _Replay:
             # It may have been an earlier try of this task, or this task before its run was cleared.
             by_this_run = known.run_id == self.run_id
             return _Result(ReplayOutcome.replayed, known.repairs or "") if by_this_run else _REPLAYED_BEFORE
+        if known is not None and known.outcome == ReplayOutcome.settled:
+            return _Result(ReplayOutcome.settled, detail=known.detail or "")
         if letter.origin is None:
             return _Result(ReplayOutcome.unreadable)
         if letter.origin.source in self.done:
@@ -372,16 +416,6 @@ class _Replay:
 
     def _row(self, letter: DeadLetterRecord, result: _Result) -> dict[str, Any]:
         """The row of `replays`."""
-        record, origin = letter.record, letter.origin
-        return {
-            "topic_id": record.topic_id,
-            "partition": record.partition,
-            "offset": record.offset,
-            "topic": self.topic.name,
-            **source_columns(letter),
-            "reason": origin.reason if origin else None,
-            "outcome": result.outcome,
-            "detail": result.detail or None,
-            "repairs": result.repairs or None,
-            "run_id": self.run_id,
-        }
+        return row_of(
+            self.topic.name, letter, result.outcome, self.run_id, detail=result.detail, repairs=result.repairs
+        )

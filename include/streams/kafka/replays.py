@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, text
+from sqlalchemy import Connection, Row, and_, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from include.streams.kafka.dead_letter_records import DeadLetterRecord
@@ -35,6 +35,8 @@ class ReplayOutcome(StrEnum):
     over_limit = "over_limit"
     # The record has no `dlq.` headers, or headers that this project did not write.
     unreadable = "unreadable"
+    # A person has decided that the message will not be replayed (`settling.py`); the detail is the reason.
+    settled = "settled"
 
 
 # These columns identify the message whose outcome a row holds. The coordinates in the dead-letter topic do not: if the
@@ -64,8 +66,9 @@ _UPSERT = _insert.on_conflict_do_update(
         **{name: _insert.excluded[name] for name in ("topic", "reason", "outcome", "detail", "repairs", "run_id")},
         "recorded_at": func.now(),
     },
-    # A task that Airflow has declared dead may still run at the same time as its retry, with outdated outcomes.
-    where=replays.c.outcome != ReplayOutcome.replayed,
+    # A task that Airflow has declared dead may still run at the same time as its retry, with outdated outcomes. And a
+    # person may settle a dead letter while a replay runs.
+    where=and_(replays.c.outcome != ReplayOutcome.replayed, replays.c.outcome != ReplayOutcome.settled),
 ).returning(replays.c.offset)
 # The arrays are unnested, so that each message is looked up in the index of its coordinates.
 _REPLAYED = text(
@@ -138,6 +141,40 @@ def source_columns(letter: DeadLetterRecord) -> dict[str, Any]:
     return {column.name: value for column, value in zip(_SOURCE, values, strict=True)}
 
 
+def row_of(
+    topic: str,
+    letter: DeadLetterRecord,
+    outcome: ReplayOutcome,
+    run_id: str,
+    *,
+    detail: str | None = None,
+    repairs: str | None = None,
+) -> dict[str, Any]:
+    """The row of the table for a dead letter.
+
+    Args:
+        topic: The topic to which its message belongs.
+        letter: The dead letter.
+        outcome: Its outcome.
+        run_id: The run that determines the outcome.
+        detail: Why the message still fails, or why it will not be replayed.
+        repairs: The names of the repairs.
+    """
+    dead, origin = letter.record, letter.origin
+    return {
+        "topic_id": dead.topic_id,
+        "partition": dead.partition,
+        "offset": dead.offset,
+        "topic": topic,
+        **source_columns(letter),
+        "reason": origin.reason if origin else None,
+        "outcome": outcome,
+        "detail": detail or None,
+        "repairs": repairs or None,
+        "run_id": run_id,
+    }
+
+
 def record(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Record outcomes of dead letters; waits for another process that records one of them at the same time.
 
@@ -149,7 +186,7 @@ def record(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> bool:
         rows: Rows of the table, in offset order: two processes that lock rows in different orders would deadlock.
 
     Returns:
-        Whether a row was written. Rows of replayed dead letters are not overwritten.
+        Whether a row was written. Rows of replayed and of settled dead letters are not overwritten.
     """
     connection.execute(_SET_ASIDE, rows)
     return bool(connection.execute(_UPSERT, rows).all())

@@ -23,6 +23,7 @@ from include.streams.kafka.dead_letters import watch_waiting_dead_letters
 from include.streams.kafka.messages import Message
 from include.streams.kafka.offsets import GroupOffsets, OffsetRange, Partition, PartitionOffsets, is_same_topic
 from include.streams.kafka.reading import CONSUMER_SETTINGS, RangeReader, ReadingStalled
+from include.streams.operations import samples
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import add_lasting, add_to_alarm, close_alarm, close_others, open_alarm
 from include.streams.operations.database import begin
@@ -148,6 +149,7 @@ def check_consumer(consumer: Consumer) -> ConsumerStatus:
         )
         watch_lag(connection, consumer, status.behind, is_whole=status.is_whole)
         watch_waiting(connection, consumer, status)
+        samples.record_lag(connection, consumer.name, status.behind, status.waiting)
     log.info(
         "checked: consumer=%s behind=%s oldest_unclaimed=%s oldest_open_claim=%s",
         consumer.name,

@@ -2,13 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from include.streams.contracts import Registry, Topic
+from include.streams.contracts import Registry
 from include.streams.contracts.__main__ import DEFAULT_REGISTRY, load_registry
 from include.streams.kafka.connection import CONN_ID as KAFKA_CONN_ID
 from include.streams.landing.connect import CONN_ID
-from include.streams.operations.commands import UnhealthyError, run
+from include.streams.operations.commands import BY_HAND, UnhealthyError, acting_user, add_repair_arguments, run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
                 nargs="?" if name in ("status", "gaps") else None,
                 help="the connector's name, as `status` shows it",
             )
+        if name not in ("apply", "status", "gaps"):
+            add_repair_arguments(command, reason="the reason", default=BY_HAND)
 
     add(
         "apply",
@@ -61,18 +63,18 @@ def _parser() -> argparse.ArgumentParser:
         _status,
         "show each connector's state, its tasks and its lag; exits with 1 if a connector is not running",
     )
-    add("restart", _restart, "restart a connector's failed tasks, or all of them if none has failed; loses nothing")
-    add("stop", _stop, "stop a connector's tasks; its configuration and offsets stay")
-    add("resume", _resume, "resume a stopped connector")
+    add("restart", _operate, "restart a connector's failed tasks, or all of them if none has failed; loses nothing")
+    add("stop", _operate, "stop a connector's tasks; its configuration and offsets stay")
+    add("resume", _operate, "resume a stopped connector")
     add(
         "step-over",
-        _step_over,
+        _operate,
         "move a connector past records whose timestamp Kafka Connect refuses; `repair` or the next run of the lane "
         "then appends the skipped records from Kafka",
     )
     add(
         "remove",
-        _remove,
+        _operate,
         "remove the connector of a topic that is no longer landed, and close its alarms; its table, control topic and "
         "offsets stay",
     )
@@ -96,149 +98,57 @@ def _apply(options: argparse.Namespace, registry: Registry) -> list[str]:
 
 def _status(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.streams.landing.connect import Connect
-    from include.streams.landing.connector_status import ConnectorStatus, sink_progress
     from include.streams.landing.connectors import landed_topics, left_over
-    from include.streams.landing.tables import connector_name, raw_table
+    from include.streams.landing.repairs import status_line, topic_of
 
-    connect, lines, all_well = Connect(options.conn_id), [], True
-    for topic in landed_topics(registry) if options.connector is None else [_topic(options.connector, registry)]:
-        status = ConnectorStatus.of(connect, connector_name(topic))
-        progress = sink_progress(topic, options.kafka_conn_id)
-        all_well &= status.is_running
-        lines.append(
-            f"{connector_name(topic)}  {status}  {topic.name} -> {raw_table(topic)}  lag {progress.lag}"
-            + (f"  {status.cause}" if status.cause else "")
-        )
-    lines = lines or ["no topic of the registry has landed=True"]
+    connect = Connect(options.conn_id)
+    topics = landed_topics(registry) if options.connector is None else [topic_of(options.connector, registry)]
+    found = [status_line(topic, connect, options.kafka_conn_id) for topic in topics]
+    lines = [line for line, _ in found] or ["no topic of the registry has landed=True"]
     if options.connector is None:
         lines += left_over(registry, connect).values()
-    if not all_well:
+    if not all(is_running for _, is_running in found):
         raise UnhealthyError(lines)
     return lines
 
 
-def _restart(options: argparse.Namespace, registry: Registry) -> list[str]:
+def _operate(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.streams.landing.connect import Connect
-    from include.streams.landing.connector_status import ConnectorStatus
-    from include.streams.landing.tables import connector_name
-    from include.streams.landing.watchdog import forget_restarts
+    from include.streams.landing.repairs import OperateConnector, operate_connector
+    from include.streams.operations.audit import Actor
 
-    name, connect = connector_name(_topic(options.connector, registry)), Connect(options.conn_id)
-    status = ConnectorStatus.of(connect, name)
-    if not connect.restart(name, only_failed=status.has_failed):
-        raise ValueError(f"connector {name} does not exist; `apply` creates it")
-    forget_restarts(name)
-    return [f"connector {name}: restarted {'its failed tasks' if status.has_failed else 'with all its tasks'}"]
-
-
-def _stop(options: argparse.Namespace, registry: Registry) -> list[str]:
-    from include.streams.landing.connect import Connect
-    from include.streams.landing.tables import connector_name
-
-    name = connector_name(_topic(options.connector, registry))
-    if not Connect(options.conn_id).stop(name):
-        raise ValueError(f"connector {name} does not exist; `apply` creates it")
-    return [f"connector {name}: stopped; `resume` resumes it"]
-
-
-def _remove(options: argparse.Namespace, registry: Registry) -> list[str]:
-    from include.streams.landing.connect import Connect
-    from include.streams.landing.removal import remove
-
-    return remove(options.connector, registry, Connect(options.conn_id))
+    params = OperateConnector(
+        connector=options.connector,
+        action=options.command.replace("-", "_"),
+        reason=options.reason,
+        dry_run=options.dry_run,
+    )
+    by, connect = Actor(acting_user(options.by)), Connect(options.conn_id)
+    return operate_connector(params, by, topics=registry, connect=connect, kafka_conn_id=options.kafka_conn_id)["lines"]
 
 
 def _gaps(options: argparse.Namespace, registry: Registry) -> list[str]:
     from include.streams.landing.connectors import landed_topics
-    from include.streams.landing.gaps import RUNBOOK
-    from include.streams.landing.stored import BrokenFiles
-    from include.streams.landing.tables import raw_table
-    from include.streams.landing.verification import verify
+    from include.streams.landing.repairs import gap_lines, topic_of
 
-    lines, is_whole = [], True
-    for topic in landed_topics(registry) if options.connector is None else [_topic(options.connector, registry)]:
-        try:
-            verified = verify(topic, conn_id=options.kafka_conn_id)
-        except BrokenFiles as broken:
-            is_whole = False
-            lines.append(f"{raw_table(topic)}: {broken}; `repair` reads the records from Kafka")
-            continue
-        is_whole &= not verified.missing and not verified.snapshot.lost
-        lines += [f"{raw_table(topic)}: {why}; {RUNBOOK}" for why in verified.snapshot.lost.values()]
-        lines += [f"{raw_table(topic)}: {gap.offsets} missing for {gap.age}" for gap in verified.missing]
-        if not verified.missing and not verified.snapshot.lost:
-            lines.append(f"{raw_table(topic)}: complete")
-    if not is_whole:
+    topics = landed_topics(registry) if options.connector is None else [topic_of(options.connector, registry)]
+    found = [gap_lines(topic, options.kafka_conn_id) for topic in topics]
+    lines = [line for lines, _ in found for line in lines]
+    if not all(is_complete for _, is_complete in found):
         raise UnhealthyError(lines)
     return lines
 
 
 def _repair(options: argparse.Namespace, registry: Registry) -> list[str]:
-    from include.streams.landing.broken_files import read_with_repair
-    from include.streams.landing.gaps import RUNBOOK
-    from include.streams.landing.repair import Repaired, repair
-    from include.streams.landing.tables import raw_table
-    from include.streams.landing.verification import verify
+    from include.streams.landing.repairs import RepairLanding, repair_landing, topic_of
+    from include.streams.operations.audit import Actor
 
-    topic = _topic(options.connector, registry)
-    name, conn_id = raw_table(topic), options.kafka_conn_id
-
-    def check_and_repair() -> Repaired:
-        before = verify(topic, conn_id=conn_id, repairs=True)
-        return repair(topic, before.missing, conn_id=conn_id)
-
-    repaired = read_with_repair(topic, check_and_repair, conn_id=conn_id, repairs=False)
-    lines = [f"{name}: {repaired.appended} records appended, {repaired.without_record} offsets hold no record"]
-    if repaired.lost:
-        lines.append(f"{name}: {repaired.lost} offsets are lost: retention had removed them from Kafka ({RUNBOOK})")
-    after = verify(topic, conn_id=conn_id)
-    lines += [f"{name}: {gap.offsets} still missing" for gap in after.missing]
-    lines += [f"{name}: {why}; {RUNBOOK}" for why in after.snapshot.lost.values()]
-    if repaired.lost or after.missing or after.snapshot.lost:
-        raise UnhealthyError(lines)
-    return lines
-
-
-def _resume(options: argparse.Namespace, registry: Registry) -> list[str]:
-    from include.streams.landing.connect import Connect
-    from include.streams.landing.connectors import preset_coordinator
-    from include.streams.landing.tables import connector_name
-
-    topic, connect = _topic(options.connector, registry), Connect(options.conn_id)
-    name = connector_name(topic)
-    if connect.config(name) is None:
-        raise ValueError(f"connector {name} does not exist; `apply` creates it")
-    # Needed because Kafka deletes the committed offsets of a group without members after a week.
-    changes = preset_coordinator(topic, options.kafka_conn_id)
-    connect.resume(name)
-    return [*changes, f"connector {name}: resumed"]
-
-
-def _step_over(options: argparse.Namespace, registry: Registry) -> list[str]:
-    from include.streams.landing.connect import Connect
-    from include.streams.landing.stepping import step_over
-    from include.streams.landing.watchdog import forget_restarts
-
-    topic = _topic(options.connector, registry)
-    steps = step_over(topic, Connect(options.conn_id), options.kafka_conn_id)
-    if not steps:
-        return [
-            f"{topic.name}: no record with a negative timestamp between the sink's offsets and the end of the topic"
-        ]
-    forget_restarts(options.connector)
-    return [f"{topic.name} {step}" for step in steps]
-
-
-def _topic(connector: str, registry: Iterable[Topic]) -> Topic:
-    from include.streams.landing.connectors import landed_topics
-    from include.streams.landing.tables import connector_name
-
-    by_connector = {connector_name(topic): topic for topic in landed_topics(registry)}
-    if connector not in by_connector:
-        raise LookupError(
-            f"no landed topic has a connector {connector!r}; there are {', '.join(sorted(by_connector)) or 'none'}"
-        )
-    return by_connector[connector]
+    topic = topic_of(options.connector, registry).name
+    params = RepairLanding(topic=topic, reason=options.reason, dry_run=options.dry_run)
+    report = repair_landing(params, Actor(acting_user(options.by)), topics=registry, conn_id=options.kafka_conn_id)
+    if not report["is_complete"]:
+        raise UnhealthyError(report["lines"])
+    return report["lines"]
 
 
 if __name__ == "__main__":

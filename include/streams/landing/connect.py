@@ -60,6 +60,11 @@ class Connect:
         """Connect's own `{"connector": {"state": ...}, "tasks": [{"id": 0, "state": ..., "trace": ...}]}`, or None."""
         return self._call("GET", f"/connectors/{quote(name, safe='')}/status")
 
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        """{name: status as from `status`} of every connector, in one request."""
+        connectors = self._call("GET", "/connectors?expand=status") or {}
+        return {name: connector["status"] for name, connector in connectors.items() if "status" in connector}
+
     def put_config(self, name: str, config: dict[str, str]) -> None:
         """Create the connector, or change its configuration, which restarts its tasks."""
         self._call("PUT", f"/connectors/{quote(name, safe='')}/config", config)

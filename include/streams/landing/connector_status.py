@@ -54,6 +54,15 @@ class ConnectorStatus:
             if connect.config(name) is None:
                 return cls(MISSING, {})
             status = STARTING
+        return cls.parsed(status)
+
+    @classmethod
+    def parsed(cls, status: Mapping[str, Any]) -> "ConnectorStatus":
+        """The status in Connect's own form.
+
+        Args:
+            status: As `Connect.status` returns it.
+        """
         failed = [part for part in (status["connector"], *status["tasks"]) if part["state"] == "FAILED"]
         traces = [part.get("trace") or "" for part in failed]
         return cls(

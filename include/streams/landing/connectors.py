@@ -179,7 +179,7 @@ def left_over(topics: Iterable[Topic], connect: Connect) -> dict[str, str]:
     wanted = {connector_name(topic) for topic in landed_topics(topics)}
     return {
         name: f"connector {name} still exists, but lands no topic of the registry; if none is missing there, remove "
-        f"it: `python -m include.streams.landing remove {name}`"
+        f"it: the Dag operate_connector, or `python -m include.streams.landing remove {name}`"
         for name, config in sorted(connect.configs().items())
         if name not in wanted and config.get(CONTROL_SETTING) == control_topic_of(name)
     }

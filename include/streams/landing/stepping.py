@@ -97,7 +97,9 @@ def step_over(topic: Topic, connect: Connect, kafka_conn_id: str = KAFKA_CONN_ID
     if not steps and not was_stepping:
         return []
     with begin() as connection:
-        text = f"stopped for a moment; if it stays stopped: `python -m include.streams.landing step-over {name}`"
+        text = (
+            f"stopped for a moment; if it stays stopped: the Dag operate_connector with the action step_over of {name}"
+        )
         open_alarm(connection, name, AlarmKind.stepping_over, text)
         if steps:
             description = "; ".join(f"{topic.name} {step}" for step in steps)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyiceberg.partitioning import PartitionSpec
     from pyiceberg.schema import Schema
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -246,6 +247,21 @@ def checked(table: "Table") -> "Table":
 def topic_id(table: "Table") -> str:
     """The identity of the log that lands here: the topic's id, with a generation if there was an earlier table."""
     return table.properties[TOPIC_ID]
+
+
+def row_count(snapshot: "Snapshot | None") -> int | None:
+    """The number of rows, from a snapshot's own summary.
+
+    Args:
+        snapshot: The snapshot; None for a table without one.
+
+    Returns:
+        The number; None if the summary does not have it.
+    """
+    if snapshot is None:
+        return 0
+    number = (snapshot.summary or {}).get("total-records")
+    return None if number is None else int(number)
 
 
 def start_offsets(table: "Table") -> dict[int, int]:

@@ -7,8 +7,9 @@ run, and while a task of a failed run is retried for hours, `max_active_runs=1` 
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from include.streams.kafka.claims import positions_of
@@ -22,6 +23,8 @@ from include.streams.kafka.watch import (
     watch_waiting,
 )
 from include.streams.landing.consumers import LandingConsumer
+from include.streams.landing.tables import row_count
+from include.streams.operations import samples
 from include.streams.operations.database import begin
 from include.streams.operations.each import do_each, shuffled
 
@@ -58,9 +61,11 @@ def check_consumer(consumer: LandingConsumer) -> ConsumerStatus:
     with begin() as connection:
         oldest_claim = watch_claims(connection, consumer)
     status = fetch_status(consumer, oldest_claim, remembers=True)
+    _sample_table(consumer)
     with begin() as connection:
         watch_lag(connection, consumer, status.behind)
         watch_waiting(connection, consumer, status)
+        samples.record_lag(connection, consumer.name, status.behind, status.waiting)
     log.info(
         "checked: consumer=%s behind=%s oldest_unclaimed=%s oldest_open_claim=%s",
         consumer.name,
@@ -69,6 +74,25 @@ def check_consumer(consumer: LandingConsumer) -> ConsumerStatus:
         oldest_claim,
     )
     return status
+
+
+def _sample_table(consumer: LandingConsumer) -> None:
+    """Record rows and last commit of the landing table, for the Streams page."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+    from pyiceberg.exceptions import NoSuchTableError
+
+    from include.streams.landing.tables import load_landing_table, topic_id
+
+    # `fetch_status` has reported a missing catalog where that is an error.
+    with suppress(AirflowNotFoundException, NoSuchTableError):
+        table = load_landing_table(consumer.topic)
+        snapshot = table.current_snapshot()
+        committed_at = snapshot and datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
+        rows = row_count(snapshot)
+        with begin() as connection:
+            samples.record_landing(
+                connection, consumer.topic.name, topic_id=topic_id(table), table_rows=rows, committed_at=committed_at
+            )
 
 
 def fetch_status(

@@ -23,6 +23,7 @@ from include.streams.landing.connect import CONN_ID, Connect, ConnectRefused, Co
 from include.streams.landing.connector_status import MISSING, ConnectorStatus, SinkProgress, sink_progress
 from include.streams.landing.connectors import landed_topics
 from include.streams.landing.tables import connector_name
+from include.streams.operations import samples
 from include.streams.operations.alarm_kinds import AlarmKind
 from include.streams.operations.alarms import close_alarm, open_alarm
 from include.streams.operations.database import begin
@@ -148,6 +149,9 @@ class _Checks:
             failed = error
         progress = sink_progress(topic, self._kafka_conn_id)
         _note_progress(name, progress, self._limits)
+        with begin() as connection:
+            state, cause = (str(status), status.cause) if status else (None, None)
+            samples.record_landing(connection, topic.name, connector=state, cause=cause, not_landed=progress.lag)
         log.info("checked: connector=%s state=%s lag=%d", name, status or "unknown", progress.lag)
         # Raised last, so that an error of Connect does not prevent the alarms about the progress.
         if failed is not None:
@@ -224,7 +228,7 @@ def _note_state(name: str, status: ConnectorStatus, limits: Limits) -> bool:
         row = _locked_row(connection, name)
         now = connection.scalar(select(func.now()))
         if status.connector == MISSING:
-            text = "the connector does not exist: `python -m include.streams.landing apply` creates it"
+            text = "the connector does not exist: the Dag prepare_services creates it"
             open_alarm(connection, name, AlarmKind.connector_missing, text)
             return False
         close_alarm(connection, name, AlarmKind.connector_missing)

@@ -6,9 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from include.streams.operations.commands import run
-
-NONE = "none"
+from include.streams.operations.commands import BY_HAND, acting_user, add_repair_arguments, run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,11 +16,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _expected() -> tuple[type[Exception], ...]:
     from google.api_core.exceptions import GoogleAPIError
+    from sqlalchemy.exc import DBAPIError
 
     from include.streams.lake.buckets import BucketError
     from include.streams.models.store import ChampionChanged, ModelError
 
-    return BucketError, ChampionChanged, ModelError, GoogleAPIError
+    return BucketError, ChampionChanged, DBAPIError, ModelError, GoogleAPIError, ValueError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,13 +42,14 @@ def _parser() -> argparse.ArgumentParser:
         "rollback", _roll_back, "use an earlier champion again, from now until a better candidate passes the gate"
     )
     rollback.add_argument("name")
-    rollback.add_argument("version", nargs="?", help=f"default: the previous champion; {NONE!r}: use no model")
-    rollback.add_argument("--reason", default="by hand", help="the reason; it is stored with the rollback")
+    rollback.add_argument("version", nargs="?", help="default: the previous champion; none: use no model")
+    add_repair_arguments(rollback, reason="the reason; it is stored with the rollback", default=BY_HAND)
     return parser
 
 
 def _list(options: argparse.Namespace) -> list[str]:
     from include.streams.lake.buckets import bucket
+    from include.streams.models.repairs import version_lines
     from include.streams.models.store import ModelStore, names
 
     remote = bucket()
@@ -57,19 +57,7 @@ def _list(options: argparse.Namespace) -> list[str]:
         models = ((name, ModelStore(name, remote).history().version) for name in names(remote))
         return [f"{name}  {version or 'no champion'}" for name, version in models] or ["no model has been trained"]
     store = ModelStore(options.name, remote)
-    history = store.history()
-    lines = []
-    for card in store.cards():
-        if card.version == history.version:
-            state = "champion"
-        elif card.version in history.withdrawn:
-            state = "withdrawn"
-        elif card.version in {period.version for period in history.periods}:
-            state = "was champion"
-        else:
-            state = "passed" if card.verdict["passed"] else "did not pass"
-        lines.append(f"{card.version}  {card.created_at}  score {card.metrics.get('score', float('nan')):.3f}  {state}")
-    return lines or [f"no model {options.name} has been trained"]
+    return version_lines(store, store.history())
 
 
 def _show(options: argparse.Namespace) -> list[str]:
@@ -89,16 +77,11 @@ def _show(options: argparse.Namespace) -> list[str]:
 
 def _roll_back(options: argparse.Namespace) -> list[str]:
     from include.streams.lake.buckets import bucket
-    from include.streams.models.store import ModelStore
+    from include.streams.models.repairs import RollBack, roll_back
+    from include.streams.operations.audit import Actor
 
-    store = ModelStore(options.name, bucket())
-    history = store.history()
-    version = None if options.version == NONE else options.version or history.previous()
-    after = store.roll_back(version, history, reason=options.reason)
-    return [
-        f"in use: {after.version or 'no model, so the method without a model'}",
-        f"withdrawn: {', '.join(after.withdrawn) or 'no version'}; a new candidate must beat withdrawn versions too",
-    ]
+    params = RollBack(model=options.name, version=options.version or "", reason=options.reason, dry_run=options.dry_run)
+    return roll_back(params, Actor(acting_user(options.by)), bucket=bucket())["lines"]
 
 
 if __name__ == "__main__":

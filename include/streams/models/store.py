@@ -76,7 +76,7 @@ class ChampionPeriod:
         since: The beginning of the period, as ISO 8601 text in UTC.
         by: "training" or "rollback".
         reason: Why it was put in use.
-        run_id: The Dag run of the training.
+        run_id: The Dag run of the training or of the rollback; None for a rollback in a shell.
     """
 
     version: str | None
@@ -212,7 +212,9 @@ class ModelStore:
         period = ChampionPeriod(version, card.sha256, _now(), "training", reason, run_id)
         return self._replace(ModelHistory((*history.periods, period), (), history.generation), card)
 
-    def roll_back(self, version: str | None, history: ModelHistory, *, reason: str) -> ModelHistory:
+    def roll_back(
+        self, version: str | None, history: ModelHistory, *, reason: str, run_id: str | None = None
+    ) -> ModelHistory:
         """Put an earlier champion in use again, or no model, and withdraw the present champion.
 
         A candidate of a later training must also beat the withdrawn version. Otherwise the candidate, which was trained
@@ -222,6 +224,7 @@ class ModelStore:
             version: The earlier champion; None for no model.
             history: The history from which the caller has chosen the version.
             reason: Why, for people.
+            run_id: The Dag run that rolls back.
 
         Raises:
             ModelError: The version is in use already, never was a champion, or its file does not match its card.
@@ -238,7 +241,7 @@ class ModelStore:
             card = self.card(version)
             self._bytes(card)
         withdrawn = [name for name in (*history.withdrawn, history.version) if name and name != version]
-        period = ChampionPeriod(version, card.sha256 if card else None, _now(), "rollback", reason)
+        period = ChampionPeriod(version, card.sha256 if card else None, _now(), "rollback", reason, run_id)
         return self._replace(
             ModelHistory((*history.periods, period), tuple(dict.fromkeys(withdrawn)), history.generation), card
         )

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from include.streams.operations.commands import acting_user, run
+from include.streams.operations.commands import acting_user, add_repair_arguments, run
 from include.streams.operations.database import CONN_ID
 
 
@@ -40,8 +40,14 @@ def _parser() -> argparse.ArgumentParser:
     close.add_argument("source", help="the consumer, table or connector, as `alarms` shows it")
     close.add_argument("kind", help="such as messages_lost")
     close.add_argument("key", nargs="?", default="", help="the text after the kind, if `alarms` shows one")
-    close.add_argument("--reason", required=True, help="the reason, stored with the alarm and sent to the webhook")
-    close.add_argument("--by", default=None, help="the person who decides (default: the user who runs the command)")
+    add_repair_arguments(close, reason="the reason, stored with the alarm and sent to the webhook")
+    box = add("repair-outbox", _repair_outbox, "deliver rows of the outbox again or at once, or skip them")
+    box.add_argument("repair", choices=("deliver-again", "skip", "deliver-now"))
+    box.add_argument("--state", choices=("failed", "skipped", "pending"), default="failed", help="default: %(default)s")
+    box.add_argument("--consumer", help="only rows of this consumer")
+    box.add_argument("--destination", help="only rows for this topic, or for this Airflow HTTP connection")
+    box.add_argument("--row", help="only the row with this id")
+    add_repair_arguments(box, reason="the reason")
     return parser
 
 
@@ -63,19 +69,29 @@ def _alarms(_: argparse.Namespace) -> list[str]:
 
 
 def _close_alarm(options: argparse.Namespace) -> list[str]:
-    from include.streams.operations.alarms import close_alarm, last_closed
-    from include.streams.operations.database import begin
+    from include.streams.operations.audit import Actor
+    from include.streams.operations.repairs import CloseAlarm, close
 
-    if not (reason := " ".join(options.reason.split())):
-        raise ValueError("the reason is empty: write why the alarm is closed")
-    source, kind, key = options.source, options.kind, options.key
-    named = " ".join(filter(None, (kind, key))) + f" of {source}"
-    with begin() as connection:
-        if not close_alarm(connection, source, kind, f"closed by {acting_user(options.by)}: {reason}", key=key):
-            last = last_closed(connection, source, kind, key)
-            before = f" (the last one was closed at {last:%Y-%m-%d %H:%M:%S %Z})" if last else ""
-            raise ValueError(f"no alarm {named} is open{before}; `alarms` lists the open ones")
-    return [f"closed: {named}"]
+    params = CloseAlarm(
+        source=options.source, kind=options.kind, key=options.key, reason=options.reason, dry_run=options.dry_run
+    )
+    return close(params, Actor(acting_user(options.by)))["lines"]
+
+
+def _repair_outbox(options: argparse.Namespace) -> list[str]:
+    from include.streams.operations.audit import Actor
+    from include.streams.operations.repairs import RepairOutbox, repair_outbox
+
+    params = RepairOutbox(
+        action=options.repair.replace("-", "_"),
+        state=options.state,
+        consumer=options.consumer,
+        destination=options.destination,
+        row=options.row,
+        reason=options.reason,
+        dry_run=options.dry_run,
+    )
+    return repair_outbox(params, Actor(acting_user(options.by)))["lines"]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 """Shared code of the packages' commands: results go to standard output, everything else to standard error."""
 
+import argparse
 import contextlib
 import getpass
 import logging
 import sys
 from collections.abc import Callable, Iterable
+
+# The reason of a repair whose command was given without one.
+BY_HAND = "by hand"
 
 
 class UnhealthyError(Exception):
@@ -70,3 +74,17 @@ def acting_user(by: str | None) -> str:
     except (ImportError, KeyError, OSError):
         # A container that runs under a numeric user id without a name.
         raise ValueError("the user who runs this command has no name: name the person who decides with --by") from None
+
+
+def add_repair_arguments(command: argparse.ArgumentParser, *, reason: str, default: str | None = None) -> None:
+    """Add the arguments of every command that repairs something: --reason, --by and --dry-run.
+
+    Args:
+        command: The command's parser.
+        reason: The help text for --reason.
+        default: The reason if none is given; None if it must be given.
+    """
+    shown = reason if default is None else f"{reason} (default: {default})"
+    command.add_argument("--reason", required=default is None, default=default, help=shown)
+    command.add_argument("--by", default=None, help="the person who decides (default: the user who runs the command)")
+    command.add_argument("--dry-run", action="store_true", help="only show what would be done")

@@ -117,8 +117,8 @@ def beat(dag_id: str, every: timedelta) -> list[str]:
                 other.dag_id,
                 AlarmKind.dag_silent,
                 f"last ran at {other.beat_at:%Y-%m-%d %H:%M:%S %Z}, and should run every {other.every_seconds} "
-                "seconds; unpause it, or see its import errors and its last run. If it was removed on purpose, delete "
-                "its row of the table heartbeats and close this alarm",
+                "seconds; unpause it, or see its import errors and its last run. If it was removed on purpose, close "
+                "this alarm (Dag close_alarm)",
             )
     return silent
 

@@ -18,8 +18,20 @@ from sqlalchemy import ColumnElement, Table, delete, func, literal_column, selec
 
 from include.streams.contracts import Topic
 from include.streams.contracts.topics import DEAD_LETTER_RETENTION
+from include.streams.operations import samples
 from include.streams.operations.database import begin
-from include.streams.operations.tables import alarms, claims, inbox, outbox, replays
+from include.streams.operations.tables import (
+    alarms,
+    claims,
+    consumer_samples,
+    inbox,
+    landing_samples,
+    operations_audit,
+    outbox,
+    outcome_counts,
+    outcome_intervals,
+    replays,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +40,8 @@ BATCH_ROWS = 1_000
 # A message can outlive its topic's retention by this time: Kafka deletes only whole segments, and starts a new segment
 # every 7 days by default.
 SEGMENT_ROLL = timedelta(days=7)
+# Who repaired what is asked for long after the repair. The table has a few rows a day.
+AUDIT_KEPT = timedelta(days=5 * 365)
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,11 @@ def rules(
         Rule(claims, "closed_at", claims_days * days, "closed_at is not null"),
         Rule(outbox, "created_at", outbox_days * days, "state in ('delivered', 'skipped')"),
         Rule(alarms, "closed_at", alarms_days * days, "closed_at is not null"),
+        Rule(consumer_samples, "sampled_at", samples.KEPT),
+        Rule(landing_samples, "sampled_at", samples.KEPT),
+        Rule(outcome_counts, "starts_at", samples.KEPT),
+        Rule(outcome_intervals, "starts_at", samples.KEPT),
+        Rule(operations_audit, "at", AUDIT_KEPT),
     ]
 
 

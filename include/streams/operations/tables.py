@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -26,6 +27,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 # Constraints have names, so that a migration can drop the constraints that an earlier one created.
 metadata = MetaData(
@@ -273,12 +275,12 @@ replays = Table(
     # Why the message became a dead letter.
     Column("reason", Text),
     Column("outcome", String(16), nullable=False),
-    # Why the message still fails: names of fields, no values.
+    # Why the message still fails: names of fields, no values. For a settled one: why it will not be replayed.
     Column("detail", Text),
     Column("repairs", Text),
     Column("run_id", Text, nullable=False),
     now_column("recorded_at"),
-    CheckConstraint("outcome in ('replayed', 'duplicate', 'failing', 'unreadable')", name="outcome"),
+    CheckConstraint("outcome in ('replayed', 'duplicate', 'failing', 'unreadable', 'settled')", name="outcome"),
     Index("ix_replays_source", "topic", "source_partition", "source_offset"),
     Index("ix_replays_recorded_at", "recorded_at"),
 )
@@ -306,4 +308,75 @@ heartbeats = Table(
     Column("dag_id", Text, primary_key=True),
     now_column("beat_at"),
     Column("every_seconds", BigInteger, nullable=False),
+)
+
+# The lag of each consumer at each check of the Dag `maintain`, for the curves on the Streams page.
+consumer_samples = Table(
+    "consumer_samples",
+    metadata,
+    Column("consumer", Text, primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("sampled_at", Timestamp, server_default=func.now(), primary_key=True),
+    Column("lag", BigInteger, nullable=False),
+    # How long the oldest unclaimed message has waited; null if there is none.
+    Column("age_seconds", BigInteger),
+    Index("ix_consumer_samples_sampled_at", "sampled_at"),
+)
+
+# The state of each landed topic at each check of the Dags `watch_connectors` (connector, not_landed) and `maintain`
+# (the columns of the table). A check leaves the columns null that it does not see.
+landing_samples = Table(
+    "landing_samples",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("sampled_at", Timestamp, server_default=func.now(), primary_key=True),
+    # The state of the connector and its tasks, why it failed, and the records that its sink has not read.
+    Column("connector", Text),
+    Column("cause", Text),
+    Column("not_landed", BigInteger),
+    # The landing table: its identity, its rows, and the time of its last commit.
+    Column("topic_id", Text),
+    Column("table_rows", BigInteger),
+    Column("committed_at", Timestamp),
+    Index("ix_landing_samples_sampled_at", "sampled_at"),
+)
+
+# Inbox rows counted by intervals of 15 minutes: counting the rows of a busy day takes seconds. An interval is counted
+# once, some minutes after its end; `outcome_intervals` has the counted intervals.
+outcome_intervals = Table("outcome_intervals", metadata, Column("starts_at", Timestamp, primary_key=True))
+outcome_counts = Table(
+    "outcome_counts",
+    metadata,
+    Column("starts_at", Timestamp, primary_key=True),
+    Column("consumer", Text, primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("outcome", String(16), primary_key=True),
+    # For dead letters; empty otherwise.
+    Column("reason", Text, primary_key=True),
+    Column("messages", BigInteger, nullable=False),
+)
+
+# The repairs that people have done, also as dry runs: one row for each try (`audit.py`). A row is written before the
+# repair, and its outcome in the repair's own transaction. So `started` means that the process was killed.
+operations_audit = Table(
+    "operations_audit",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    now_column("at"),
+    Column("ended_at", Timestamp),
+    Column("user_name", Text, nullable=False),
+    # The Dag run that did the repair; null for a command in a shell.
+    Column("dag_id", Text),
+    Column("run_id", Text),
+    Column("action", Text, nullable=False),
+    # The parameters without `reason` and `dry_run`: names and coordinates, no payload.
+    Column("arguments", JSONB, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("dry_run", Boolean, nullable=False),
+    Column("outcome", String(16), server_default="started", nullable=False),
+    # What was done, one change a line, or the error.
+    Column("detail", Text),
+    CheckConstraint("outcome in ('started', 'done', 'refused', 'failed')", name="outcome"),
+    Index("ix_operations_audit_at", "at"),
+    Index("ix_operations_audit_run", "dag_id", "run_id"),
 )

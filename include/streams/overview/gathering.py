@@ -366,7 +366,7 @@ def _tables(topics: Iterable[Topic]) -> dict[str, dict[str, Any]]:
     from pyiceberg.exceptions import NoSuchTableError
 
     from include.streams.lake.catalog import load_current
-    from include.streams.landing.tables import clean_table, load_landing_table, topic_id
+    from include.streams.landing.tables import clean_table, load_landing_table, row_count, topic_id
 
     by_topic: dict[str, dict[str, Any]] = {}
     for topic in topics:
@@ -375,21 +375,13 @@ def _tables(topics: Iterable[Topic]) -> dict[str, dict[str, Any]]:
         except NoSuchTableError:
             continue
         snapshot = table.current_snapshot()
-        facts = {"topic_id": topic_id(table), "rows": _rows(snapshot), "committed_at": None, "clean_rows": None}
+        facts = {"topic_id": topic_id(table), "rows": row_count(snapshot), "committed_at": None, "clean_rows": None}
         if snapshot is not None:
             facts["committed_at"] = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
         with suppress(NoSuchTableError):
-            facts["clean_rows"] = _rows(load_current(clean_table(topic)).current_snapshot())
+            facts["clean_rows"] = row_count(load_current(clean_table(topic)).current_snapshot())
         by_topic[topic.name] = facts
     return by_topic
-
-
-def _rows(snapshot: Any) -> int | None:
-    """The number of rows, from a snapshot's own summary; None if the summary has no such number."""
-    if snapshot is None:
-        return 0
-    number = (snapshot.summary or {}).get("total-records")
-    return None if number is None else int(number)
 
 
 def _connectors(topics: Iterable[Topic]) -> dict[str, Any]:

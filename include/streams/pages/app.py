@@ -58,32 +58,52 @@ def page_app(folder: Path, read: Callable[[], dict[str, Any]], fresh_seconds: fl
         fresh_seconds: Data of at most this age are not read again.
     """
     app = protected_app()
-    files = {path.name: path.read_bytes() for part in (SHARED, folder) for path in part.iterdir() if path.is_file()}
     document = Document(read, fresh_seconds)
-
-    # A fixed set of files, read at the start, so that no text of a request becomes a path.
-    @app.get("/")
-    def index() -> Response:
-        return Response(files["index.html"], media_type="text/html")
 
     @app.get("/state")
     def state(request: Request) -> Response:
-        try:
-            version = document.get()
-        except Unavailable as error:
-            return JSONResponse({"detail": str(error)}, status_code=503)
-        headers = {"ETag": version.etag, "Age": str(int(version.age_seconds))}
-        if request.headers.get("if-none-match") == version.etag:
-            return Response(status_code=304, headers=headers)
-        return Response(version.body, media_type="application/json", headers=headers)
+        return answer(request, document)
+
+    serve_files(app, folder)
+    return app
+
+
+def answer(request: Request, document: Document) -> Response:
+    """The response with a document, or 304 if the browser has this version.
+
+    Args:
+        request: The request.
+        document: The document.
+    """
+    try:
+        version = document.get()
+    except Unavailable as error:
+        return JSONResponse({"detail": str(error)}, status_code=503)
+    headers = {"ETag": version.etag, "Age": str(int(version.age_seconds))}
+    if request.headers.get("if-none-match") == version.etag:
+        return Response(status_code=304, headers=headers)
+    return Response(version.body, media_type="application/json", headers=headers)
+
+
+def serve_files(app: FastAPI, folder: Path) -> None:
+    """Serve index.html at the root, and the other files of a folder and of SHARED; call it after all other routes.
+
+    Args:
+        app: The application.
+        folder: The folder with index.html.
+    """
+    # A fixed set of files, read at the start, so that no text of a request becomes a path.
+    files = {path.name: path.read_bytes() for part in (SHARED, folder) for path in part.iterdir() if path.is_file()}
+
+    @app.get("/")
+    def index() -> Response:
+        return Response(files["index.html"], media_type="text/html")
 
     @app.get("/{name}")
     def file(name: str) -> Response:
         if name not in files:
             raise HTTPException(404)
         return Response(files[name], media_type=mimetypes.guess_type(name)[0] or "application/octet-stream")
-
-    return app
 
 
 def protected_app() -> FastAPI:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from include.streams.operations.commands import acting_user, run
+from include.streams.operations.commands import acting_user, add_repair_arguments, run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -12,10 +12,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _expected() -> tuple[type[Exception], ...]:
-    from include.streams.lake.buckets import BucketError
-    from include.streams.validators.results import NothingToAccept
+    from sqlalchemy.exc import DBAPIError
 
-    return BucketError, NothingToAccept, ValueError
+    from include.streams.lake.buckets import BucketError
+
+    return BucketError, DBAPIError, ValueError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,8 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         "broken rules. Then clear the run: it passes, unless it breaks other rules.",
     )
     accept.set_defaults(action=_accept)
-    accept.add_argument("--reason", required=True, help="the reason; it is stored, and shown on the run's page")
-    accept.add_argument("--by", default=None, help="the person who decides (default: the user who runs the command)")
+    add_repair_arguments(accept, reason="the reason; it is stored, and shown on the run's page")
     for command in (show, accept):
         command.add_argument("consumer", help="the consumer's name, as in the alarm and the error")
         command.add_argument("claim", help="the claim's number")
@@ -40,26 +40,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show(options: argparse.Namespace) -> list[str]:
-    from include.streams.validators.results import NothingToAccept, load_page, load_result
+    from include.streams.validators.repairs import result_lines
+    from include.streams.validators.results import load_page
 
     if options.html and (page := load_page(options.consumer, options.claim)) is not None:
         return [page]
-    result = load_result(options.consumer, options.claim)
-    if result is None:
-        raise NothingToAccept(f"no suite was checked for claim {options.claim} of {options.consumer}")
-    # Findings may contain text from messages. It is escaped, so that no control sequence reaches the terminal.
-    lines = [f"{result['suite']}: {'stopped' if result['stopped'] else 'passed'}, {result['rows']:,} rows"]
-    for outcome in result["outcomes"]:
-        observed = f"{outcome['observed']} (expected: {outcome['expected']})".encode("unicode_escape").decode()
-        lines.append(f"{outcome['state']:12} {outcome['rule']}: {observed}")
-    return lines
+    return result_lines(options.consumer, options.claim)
 
 
 def _accept(options: argparse.Namespace) -> list[str]:
-    from include.streams.validators.results import accept
+    from include.streams.operations.audit import Actor
+    from include.streams.validators.repairs import AcceptSuite, accept_suite
 
-    done = accept(options.consumer, options.claim, by=acting_user(options.by), reason=options.reason)
-    return [f"accepted by {done.by}: {rule}" for rule in done.rules] + ["now clear the run"]
+    params = AcceptSuite(consumer=options.consumer, claim=options.claim, reason=options.reason, dry_run=options.dry_run)
+    return accept_suite(params, Actor(acting_user(options.by)))["lines"]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from include.streams.lake.buckets import Bucket, bucket
+from include.streams.operations.audit import Refused
 from include.streams.validators.report import render
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ PAST_RUNS = 50
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
-class NothingToAccept(Exception):
+class NothingToAccept(Refused):
     """The run was not checked, or it has broken no rule."""
 
 
@@ -134,7 +135,12 @@ def accept(source: str, key: int | str, *, by: str, reason: str) -> Acceptance:
     accepted = Acceptance(rules, by, reason, datetime.now(UTC).isoformat(timespec="seconds"))
 
     def add(stored: dict[str, Any] | None) -> dict[str, Any]:
-        return {"acceptances": [*(stored or {}).get("acceptances", ()), asdict(accepted)]}
+        before = [*(stored or {}).get("acceptances", ())]
+        # A task that was killed after this is retried: the same decision is recorded once.
+        same = {"rules": [*rules], "by": by, "reason": reason}
+        if any(same.items() <= entry.items() for entry in before):
+            return {"acceptances": before}
+        return {"acceptances": [*before, asdict(accepted)]}
 
     _update(bucket(), f"{folder(source, key)}/{ACCEPTANCE}", add)
     log.warning("accepted: source=%s key=%s rules=%d by=%s", source, key, len(rules), by)

@@ -196,7 +196,8 @@ def _steps(source: str, claim_id: int) -> list[dict[str, str]]:
             "then reads its own offsets again. If a rule is wrong: change the rule, deploy, and clear this task."
         },
         {
-            "text": "If the data are unusual but correct: accept the run, then clear it. Name and reason are stored.",
+            "text": "If the data are unusual but correct: accept the run with the Dag accept_suite or "
+            "the command, then clear it. Name and reason are stored.",
             "command": f"python -m include.streams.validators accept {source} {claim_id} --reason '...'",
         },
         {"text": "Until then, the lane claims nothing new. Messages that land in the meantime wait."},
@@ -218,8 +219,9 @@ def _stop(source: str, claim_id: int, result: SetResult, refused: Sequence[str],
         open_alarm(connection, source, AlarmKind.suite_failed, f"{what}; page: {page}", key=str(claim_id))
     return (
         f"{source}: {what}. Nothing was deleted, no later task has run, and no new range is claimed until this run has "
-        f"succeeded. Page: {page}. If the data are unusual but correct: python -m include.streams.validators accept "
-        f"{source} {claim_id} --reason '...', then clear this task; if they are wrong: docs/runbooks/suite-failed.md"
+        f"succeeded. Page: {page}. If the data are unusual but correct: the Dag accept_suite, or python -m "
+        f"include.streams.validators accept {source} {claim_id} --reason '...', then clear this task; if they "
+        "are wrong: docs/runbooks/suite-failed.md"
     )
 
 

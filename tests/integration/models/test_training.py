@@ -20,8 +20,11 @@ from include.streams.models import __main__ as command
 from include.streams.models import files
 from include.streams.models.files import UntrustedModel
 from include.streams.models.gate import Gate, Scores
+from include.streams.models.repairs import roll_back
 from include.streams.models.store import ChampionChanged, ModelError, ModelStore, digest
 from include.streams.models.training import Outcome, train
+from include.streams.operations.audit import Actor
+from include.streams.operations.migrate import upgrade
 
 pytestmark = pytest.mark.integration
 
@@ -53,6 +56,12 @@ def bucket(object_store, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 @pytest.fixture
 def store(bucket: Bucket) -> ModelStore:
     return ModelStore("pumps", bucket)
+
+
+@pytest.fixture
+def operations(object_store) -> None:
+    """The operational database, for the records of rollbacks."""
+    upgrade()
 
 
 @dataclass
@@ -307,7 +316,25 @@ def test_two_rollbacks_at_once_do_not_overwrite_each_other(store: ModelStore):
         store.roll_back(None, seen, reason="the other")
 
 
-def test_the_commands_list_show_and_roll_back(store: ModelStore, capsys: pytest.CaptureFixture[str]):
+def test_the_retry_of_a_rollback_does_not_roll_back_further(store: ModelStore, bucket: Bucket, operations: None):
+    first, second, third = run(store, 0.5), run(store, 0.6), run(store, 0.7)
+    params: Any = {"model": store.name, "version": "", "reason": "false alarms", "dry_run": True}
+    by = Actor("ann", "roll_back_model", f"manual__{uuid.uuid4()}")
+    planned = roll_back(params, by, bucket=bucket)
+    assert planned["lines"][-1] == f"would be in use: {second.version}"
+    assert store.history().version == third.version
+    params["dry_run"] = False
+    store.roll_back(second.version, store.history(), reason="false alarms (by ann)", run_id=by.run_id)
+    # The task was killed here.
+    done = roll_back(params, by, bucket=bucket)
+    assert done["lines"][0] == f"in use: {second.version}"
+    assert store.history().version == second.version
+    again = roll_back(params, replace(by, run_id=f"manual__{uuid.uuid4()}"), bucket=bucket)
+    assert again["lines"][0] == f"in use: {first.version}"
+    assert store.history().periods[-1].reason == "false alarms (by ann)"
+
+
+def test_the_commands_list_show_and_roll_back(store: ModelStore, operations: None, capsys: pytest.CaptureFixture[str]):
     first, blocked, second = run(store, 0.5), run(store, 0.2), run(store, 0.6)
     assert command.main(["list"]) == 0
     assert capsys.readouterr().out == f"pumps  {second.version}\n"

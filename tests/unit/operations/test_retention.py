@@ -47,4 +47,4 @@ def test_the_retention_of_the_dag_is_enough_for_the_registry():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     days = module.maintain().params.dump()
-    assert len(rules(PROJECT.topics, **days)) == 5
+    assert len(rules(PROJECT.topics, **days)) == 10

@@ -29,6 +29,22 @@ def test_an_application_is_created_by_its_first_request(monkeypatch):
     assert (made, served) == ([1], ["one", "two"])
 
 
+def test_the_arguments_of_an_application_are_loaded_with_it(monkeypatch):
+    served = []
+
+    def make(project):
+        async def app(scope, receive, send) -> None:
+            served.append((project, scope))
+
+        return app
+
+    module = types.ModuleType("some_page")
+    module.make, module.PROJECT = make, "the project"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "some_page", module)
+    asyncio.run(LazyApp("some_page:make", "some_page:PROJECT")("one", None, None))
+    assert served == [("the project", "one")]
+
+
 def test_a_page_works_under_any_base_path():
     (app,), (view,) = page("Some board", "some_page:make")
     assert (app["name"], app["url_prefix"]) == ("some board", "/pages/some-board")

@@ -68,8 +68,7 @@ def test_all_imports_of_the_plugins_are_listed():
     with_plugins = loaded(ROOT / "plugins")["imported"]
     light = {"include", "include.streams", "include.streams.pages", "include.streams.pages.lazy"}
     ours = {name for name in with_plugins if name.split(".")[0] == "include"}
-    # Nothing at all, once the example has gone with its plugins.
-    assert ours == (light if any((ROOT / "plugins").glob("*.py")) else set())
+    assert ours == light
     assert not {name for name in with_plugins if name.split(".")[0] in ("sqlalchemy", "pydantic", "httpx", "jinja2")}
 
 

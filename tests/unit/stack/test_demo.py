@@ -78,6 +78,10 @@ def test_waiting_questions_are_shown_with_their_links():
     assert not any("waiting" in line for line in links("http://127.0.0.1:1", []))
 
 
+def test_the_demo_names_the_streams_page():
+    assert links("http://127.0.0.1:1", [])[0] == "Streams, all consumers and topics: http://127.0.0.1:1/plugin/streams"
+
+
 def test_landed_messages_must_be_claimed_and_their_runs_finished(complete):
     landing = {"hourly": ["visits"]}
     complete.lag["hourly"] = 0

@@ -156,7 +156,9 @@ def test_a_packages_retention_rules_get_the_time_that_inbox_rows_are_kept(monkey
     project.prune(days, seconds=1)
     project.prune({**days, "inbox_days": None}, seconds=1)
     assert kept == [timedelta(days=480), None]
-    assert {rule.table.name for rule in pruned} == {"inbox", "replays", "claims", "outbox", "alarms"}
+    tables = {"inbox", "replays", "claims", "outbox", "alarms", "operations_audit"}
+    tables |= {"consumer_samples", "landing_samples", "outcome_counts", "outcome_intervals"}
+    assert {rule.table.name for rule in pruned} == tables
 
 
 def test_a_keyed_asset_gets_its_keys_from_the_named_function():
