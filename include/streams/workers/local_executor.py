@@ -26,5 +26,5 @@ class PreloadingLocalExecutor(LocalExecutor):
         # LocalExecutor has unfrozen all objects. Frozen, the preloaded ones take no time of the scheduler's collections
         # and stay shared with the workers.
         gc.freeze()
-        # Otherwise, DuckDB reports its functions as not released when the scheduler ends.
+        # Otherwise, DuckDB writes a warning for each of its functions when the scheduler ends.
         atexit.register(gc.unfreeze)
