@@ -179,7 +179,7 @@ def test_services_listen_on_loopback_only(stack):
 
 def test_every_database_refuses_a_wrong_password(stack):
     urls = stack.endpoints()["databases"]
-    assert set(urls) == {"airflow_metadata", "operations_db", "landing_catalog"}
+    assert set(urls) == {"airflow_metadata", "operations_db", "landing_catalog", "schema_registry"}
     for url in urls.values():
         psycopg.connect(url).close()
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):

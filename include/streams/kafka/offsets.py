@@ -207,6 +207,7 @@ class GroupOffsets:
         self.committed_error: KafkaException | None = None
         self.forbidden: set[str] = set()
         # Whether a partition is changing its leader: it has none, or the new leader does not know yet that it leads.
+        # Or the group is changing its coordinator.
         self._is_leader_changing = False
         self._admin_config = admin_config(config)
         # Its own threads: calls to a broker that hangs would occupy the threads that all triggers of a process share.
@@ -299,6 +300,13 @@ class GroupOffsets:
                 "broker of its coordinator, or grant the user READ and DESCRIBE on the group"
             )
             self.committed_error = KafkaException(KafkaError(error.args[0].code(), text))
+            # After a broker's restart, the group's coordinator answers so until it knows its role.
+            coordinator_changes = (
+                KafkaError.NOT_COORDINATOR,
+                KafkaError.COORDINATOR_NOT_AVAILABLE,
+                KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+            )
+            self._is_leader_changing |= error.args[0].code() in coordinator_changes
         current: dict[Partition, PartitionOffsets] = {}
         last_error: KafkaException | None = None
         for tp in wanted:

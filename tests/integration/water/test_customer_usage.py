@@ -161,7 +161,8 @@ def test_late_readings_rewrite_their_day_and_its_objects(flows):
 
 @pytest.mark.parametrize("point", ["before the manifest is first saved", "between the objects", "after all objects"])
 def test_a_retry_finishes_a_killed_run(flows, point: str, monkeypatch):
-    real, written = Bucket.write, []
+    store = type(bucket())
+    real, written = store.write, []
 
     class Killed(BaseException):
         pass
@@ -181,7 +182,7 @@ def test_a_retry_finishes_a_killed_run(flows, point: str, monkeypatch):
 
     monkeypatch.setattr(objects, "BATCH", 10)
     with monkeypatch.context() as patch:
-        patch.setattr(Bucket, "write", dies)
+        patch.setattr(store, "write", dies)
         with pytest.raises(Killed):
             publish_usage(now=NOW)
     before = published()

@@ -238,7 +238,7 @@ def test_an_older_report_does_not_replace_a_newer_one(objects):
 
 def test_of_two_concurrent_reports_the_newer_is_shown(objects, monkeypatch):
     """The other report is published after the first has read the pointer and before it writes the pointer."""
-    real = Bucket.write
+    real = type(objects).write
     others: list[str] = []
 
     def write(self: Bucket, path: str, *args, **kwargs) -> int:
@@ -247,7 +247,7 @@ def test_of_two_concurrent_reports_the_newer_is_shown(objects, monkeypatch):
             others[0] = publish(objects, "other", NOW + timedelta(minutes=1), TIME_ZONE)
         return real(self, path, *args, **kwargs)
 
-    monkeypatch.setattr(Bucket, "write", write)
+    monkeypatch.setattr(type(objects), "write", write)
     publish(objects, "first", NOW, TIME_ZONE)
     shown = latest(objects)
     assert shown
@@ -260,7 +260,7 @@ def test_a_pointer_that_keeps_changing_fails_the_run(objects, monkeypatch):
             raise GenerationChanged(path)
         return 1
 
-    monkeypatch.setattr(Bucket, "write", write)
+    monkeypatch.setattr(type(objects), "write", write)
     with pytest.raises(GenerationChanged):
         publish(objects, "page", NOW, TIME_ZONE)
 

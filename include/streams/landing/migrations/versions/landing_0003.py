@@ -27,8 +27,8 @@ def upgrade() -> None:
         sa.Column("ranges", postgresql.INT8MULTIRANGE, nullable=True),
         sa.Column("proven", sa.Boolean, server_default="false", nullable=False),
         sa.Column("found_at", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),
-        sa.CheckConstraint("state in ('listed', 'read', 'damaged')", name="ck_landing_objects_state"),
-        sa.PrimaryKeyConstraint("topic_id", "path", name="pk_landing_objects"),
+        sa.CheckConstraint("state in ('listed', 'read', 'damaged')", name=op.f("ck_landing_objects_state")),
+        sa.PrimaryKeyConstraint("topic_id", "path", name=op.f("pk_landing_objects")),
     )
     op.create_index("ix_landing_objects_end", "landing_objects", ["topic_id", "partition", "end_offset"])
     op.create_index("ix_landing_objects_start", "landing_objects", ["topic_id", "partition", "start_offset"])
